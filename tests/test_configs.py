@@ -218,6 +218,7 @@ def test_every_net_may_be_chosen_by_argument():
     assert sorted(names) == sorted(models.NETS['segmentation'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('net', sorted(models.NETS['segmentation']))
 def test_every_net_takes_the_steps_of_the_smallest_variant(net, monkeypatch):
     shallow_nets.use(monkeypatch)

@@ -733,6 +733,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, tmp_path):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_run_and_leaves_the_older_checkpoint(finished, tmp_path):
     """After the first checkpoint the size of files is limited, so the next checkpoint fails."""
     command = ('--config', SMOKE, '--workdir', tmp_path, f'--config.train.num_steps={STEPS}')

@@ -123,6 +123,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
         np.testing.assert_array_equal(arrays[name], expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_process_that_prepares_data_ends_both(tmp_path):
     port = free_port()
     arguments = (
@@ -190,6 +191,7 @@ def finished(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'mode',
     ['train', *(pytest.param(mode, marks=pytest.mark.slow) for mode in ('evaluate', 'bench'))],
@@ -210,6 +212,7 @@ def test_two_run_folders_end_both_processes(finished, tmp_path, mode):
     assert not list(finished.glob('.processes-*'))
 
 
+@pytest.mark.slow
 def test_two_new_run_folders_end_both_processes_and_leave_nothing(tmp_path):
     port = free_port()
     folders = (tmp_path / 'a/run', tmp_path / 'b/run')
@@ -220,6 +223,7 @@ def test_two_new_run_folders_end_both_processes_and_leave_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_another_command_ends_both_processes_and_each_difference_is_named(tmp_path):
     port = free_port()
     base = ('--config', SMOKE, '--workdir', tmp_path / 'run')
@@ -232,6 +236,7 @@ def test_another_command_ends_both_processes_and_each_difference_is_named(tmp_pa
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 def test_other_code_ends_both_processes(tmp_path):
     shutil.copytree(
         REPOSITORY / 'segjax',
@@ -261,6 +266,7 @@ def _folder_of_images(root, value):
     return (f'--config.data.root={root}', f'--config.data.classes={root}/classes.yaml')
 
 
+@pytest.mark.slow
 def test_copies_of_the_data_may_lie_anywhere_but_must_be_equal(tmp_path):
     roots = [_folder_of_images(tmp_path / name, value) for name, value in (('a', 3), ('b', 4))]
     base = ('--config', SMOKE, '--config.data.name=folder', '--workdir', tmp_path / 'run')
@@ -306,6 +312,7 @@ def _training_pair(tmp_path, **env):
     return pair
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('killed', [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_that_is_killed_ends_the_other(tmp_path, killed):
     pair = _training_pair(tmp_path)
@@ -319,6 +326,7 @@ def test_a_process_that_is_killed_ends_the_other(tmp_path, killed):
     assert 'Traceback' not in error
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_process_that_waits_for_another(tmp_path):
     pair = _training_pair(tmp_path, SEGJAX_STOP_SECONDS='2')
     pair[1].send_signal(signal.SIGSTOP)

@@ -584,6 +584,7 @@ def child(tmp_path, kill_at=''):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_once_also_after_a_kill(camvid, tmp_path):
     config, _ = camvid
     killed = child(tmp_path, kill_at='0016E5_05010')

@@ -432,6 +432,7 @@ def test_right_data_are_clean(name, request):
     assert errors(config) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('one_device')
 def test_plain_segmentation_trains_on_150_classes(scenes, tmp_path):
     config, _ = scenes

@@ -677,6 +677,7 @@ if __name__ == '__main__':
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_the_frame_at_work_alone(tmp_path, monkeypatch, in_threads):
     feature = correspondences.match_feature(OFFSETS, 16)
     feature = feature._replace(reads=(*feature.reads, 'name'))

@@ -479,6 +479,7 @@ def values_folder(cache_folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kills', [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_some_times_ends_as_an_undisturbed_one(
     tmp_path, child, monkeypatch, kills
@@ -512,6 +513,7 @@ def test_a_process_that_is_killed_some_times_ends_as_an_undisturbed_one(
     assert 40 <= count(journal) <= 40 + kills * 2
 
 
+@pytest.mark.slow
 def test_two_processes_at_the_same_time_compute_once(tmp_path, child):
     prepare(tmp_path / 'cache', num_train=40)
     journal = tmp_path / 'journal'
@@ -522,6 +524,7 @@ def test_two_processes_at_the_same_time_compute_once(tmp_path, child):
     assert records.damage(values_folder(tmp_path / 'cache')) == ''
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_process(tmp_path, child):
     prepare(tmp_path / 'cache', num_train=40)
     journal = tmp_path / 'journal'

@@ -310,6 +310,7 @@ def test_a_transform_reads_only_what_it_names():
         train(1, wanted=missing)
 
 
+@pytest.mark.slow
 def test_transformed_examples_are_the_same_in_workers_processes_and_after_a_restart():
     whole = train(9, wanted=DRAWN)
     assert_same(train(6, wanted=DRAWN, start_step=3), whole[3:])
@@ -550,6 +551,7 @@ def alive(process_id):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir('/proc/self'), reason='looks for processes in /proc')
 @pytest.mark.parametrize('end', ['close', 'kill'])
 def test_stalled_workers_end_with_the_iterator_and_with_the_main_process(tmp_path, end):

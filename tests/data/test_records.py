@@ -137,6 +137,7 @@ def child(tmp_path, kills=''):
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kills', [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_preparation_that_is_killed_some_times_ends_as_an_undisturbed_one(
     tmp_path, monkeypatch, kills
@@ -246,6 +247,7 @@ def test_preparing_alone_needs_no_workdir(config):
     assert f'prepared: {records_folder(config)} (train 5, val 3 examples)' in out
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_preparation_within_seconds(config, tmp_path):
     layouts.write_camvid(tmp_path / 'raw', counts=(('train', 4000),))
     process = command(config, '--mode', 'prepare')
@@ -262,6 +264,7 @@ def test_sigterm_ends_a_preparation_within_seconds(config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_no_traceback(config, tmp_path):
     layouts.write_camvid(tmp_path / 'raw', counts=(('train', 400),))
     process = command(config, '--mode', 'prepare', files=200_000)
@@ -494,6 +497,7 @@ def test_opening_records_notes_the_time(config):
     assert time.time() - entry.last_use < 60
 
 
+@pytest.mark.slow
 def test_used_records_are_not_deleted(config):
     folder = data.prepare(config).folder
     refused = cache_mode(config, '--delete', folder.name)

@@ -507,6 +507,7 @@ def test_test_says_how_pytest_died(tree, text):
     assert 'unknown flag --xla_no_such' in error
 
 
+@pytest.mark.slow
 def test_test_says_that_a_worker_died(tree):
     pytest.importorskip('xdist')
     env = with_tests(tree, test_it=DIES_IN_A_TEST) | {'SEGJAX_TEST_JOBS': '2'}

@@ -7,6 +7,7 @@ from segjax.metrics import intervals
 from segjax.metrics.intervals import grouped_bootstrap
 
 
+@pytest.mark.slow
 def test_of_independent_values_the_interval_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(3.0, 2.0, 400)
     found = grouped_bootstrap(values, np.arange(400))

@@ -174,6 +174,7 @@ def test_outside_the_box_everything_is_zero_and_level_zero_changes_nothing(name,
     assert is_same == (level == 0) or name == 'flip'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', shape.TRANSFORMATIONS)
 def test_a_result_depends_on_the_key_of_its_example_alone(name):
     maps = objects(batch=6)

@@ -263,6 +263,7 @@ def test_a_batch_larger_than_the_labelled_frames_of_a_video_is_a_warning(tmp_pat
     assert found.message == "3, but 'train' has 2 labelled examples: a batch repeats images"
 
 
+@pytest.mark.slow
 def test_stages_that_cut_objects_out_see_no_padding(monkeypatch):
     """Images of 32x64 in squares of 32x32 would be padded."""
     config = config_file.load(str(ROOT / 'configs/semantic_inpainting.py:smoke'))
@@ -436,6 +437,7 @@ def one_value(batch_size=1, accumulate=1, **model):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('batch_size', 'accumulate', 'fix'),
     [
@@ -458,6 +460,7 @@ def test_a_run_refuses_batch_norm_of_a_single_value_before_it_writes_anything(tm
     assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', [one_value(2), one_value(4, 2), one_value(frozen_norm=True)])
 def test_frozen_statistics_and_several_values_are_no_mistake(config):
     config.evaluate.batch_size = 1
@@ -545,6 +548,7 @@ def begun(tmp_path_factory):
     return config, folder / 'run'
 
 
+@pytest.mark.slow
 def test_a_run_that_has_begun_keeps_its_batch_on_more_devices(monkeypatch, begun):
     """A run folder accepts no other batch size, so the fix is fewer devices."""
     config, workdir = begun

@@ -72,6 +72,7 @@ def samples_of(predict, state, points):
 CONDITIONS = make_batch()[POINTS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('gan', GANS)
 def test_a_step_trains_generators_and_discriminators(gan):
     stage, before = started(gan)

@@ -275,6 +275,7 @@ def test_synthetic_features_train_the_decoder_alone():
         assert moved == set(trained), term
 
 
+@pytest.mark.slow
 @pytest.mark.devices(8)
 @pytest.mark.parametrize(
     'sections',

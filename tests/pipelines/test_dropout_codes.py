@@ -306,6 +306,7 @@ def run_of_devices(devices, mode):
         return run_steps(config, devices=devices, mode=mode)[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['pmap', pytest.param('shard_map', marks=pytest.mark.slow)])
 def test_the_gradient_is_the_same_on_eight_devices(mode):
     start, expected = run_of_devices(1, 'pmap')

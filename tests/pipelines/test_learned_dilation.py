@@ -249,6 +249,7 @@ def test_factors_outside_their_range_do_not_go_further(learned):
     )
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_on_eight_devices(learned):
     """This holds inside and outside the ranges.
 
@@ -264,6 +265,7 @@ def test_a_step_is_the_same_on_eight_devices(learned):
             assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
 
 
+@pytest.mark.slow
 def test_frozen_norms_do_not_move():
     """Running statistics, scales and biases stay, in a net whose norms have several names."""
     config = make_config(

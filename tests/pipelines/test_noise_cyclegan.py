@@ -599,6 +599,7 @@ def smoke_config(num_steps):
     return config
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_the_middle_is_bit_identical_pool_included(
     one_device, tmp_path, monkeypatch
 ):
@@ -681,6 +682,7 @@ def test_unpaired_inputs_are_the_rest_of_the_data_and_have_an_order_of_their_own
     assert stage_of(make_config()).train_input.unpaired == ()
 
 
+@pytest.mark.slow
 def test_unpaired_steps_are_the_same_on_any_number_of_devices():
     expected, expected_history = semi_supervised_steps(1)
     state, history = semi_supervised_steps(2)
@@ -707,6 +709,7 @@ def semi_supervised_steps(devices):
     return state, history
 
 
+@pytest.mark.slow
 def test_a_semi_supervised_run_trains(one_device, tmp_path):
     config = smoke_config(2)
     config_lib.update(config, unpaired=dict(batch_size=8), data=dict(labelled_fraction=0.5))

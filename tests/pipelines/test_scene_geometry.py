@@ -247,6 +247,7 @@ def test_noise_is_shared_over_devices(method):
     assert all(stage.shared_streams == ('tie_breaker',) for stage in stages_of(make_config(method)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['depth', pytest.param('novosel', marks=pytest.mark.slow)])
 def test_noise_is_shared_over_micro_batches(method):
     """Equal frames tie everywhere, so the photometric loss is the noise of the tie breaker."""
@@ -347,6 +348,7 @@ def test_depth_edges_have_no_unit(kind, reference):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['novosel', 'klingner'])
 def test_both_tasks_train_what_they_share(method):
     (stage,) = stages_of(make_config(method))
@@ -370,6 +372,7 @@ def test_both_tasks_train_what_they_share(method):
     assert moved(before.params, quiet.params) == {'segmenter'}
 
 
+@pytest.mark.slow
 def test_steps_are_the_same_on_eight_devices(pretrained):
     (first, second), _, before, _, _ = pretrained
     for stage, start, batch in (

@@ -295,6 +295,7 @@ def moved(before, after, net):
     return any((a != b).any() for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_a_step_trains_both_players():
     before, after, metrics = run_steps(make_config())
     assert moved(before, after, 'generator') and moved(before, after, 'discriminator')
@@ -305,6 +306,7 @@ def test_a_step_trains_both_players():
     np.testing.assert_array_equal(counts, np.bincount(make_batch()['class_id'])[:K])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('norm', ['batch', pytest.param('instance', marks=pytest.mark.slow)])
 def test_a_step_in_bfloat16_keeps_the_types_of_the_state(norm):
     config = make_config(train=dict(dtype='bfloat16'))
@@ -316,6 +318,7 @@ def test_a_step_in_bfloat16_keeps_the_types_of_the_state(norm):
     assert all(np.isfinite(mean.value()) for mean in metrics.values())
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_trained_with_the_generator():
     before, after, _ = run_steps(with_denoiser(make_config()))
     assert all(moved(before, after, net) for net in before.params)
@@ -328,6 +331,7 @@ def fixed_generator():
     return config
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_trained_on_a_fixed_generator():
     before, after, metrics = run_steps(fixed_generator())
     assert moved(before, after, 'denoiser')
@@ -361,6 +365,7 @@ def on_one_device():
         return run_steps(make_config())[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', ['pmap', pytest.param('shard_map', marks=pytest.mark.slow)])
 def test_the_gradient_is_the_same_on_eight_devices(on_one_device, mode):
     start, expected = on_one_device

@@ -63,6 +63,7 @@ def two_steps():
     return smoke(train=dict(num_steps=2), logging=dict(checkpoint_every=0, eval_every=0))
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_study_of_robustness(one_device, in_threads, tmp_path):
     scores = driver.train(two_steps(), str(tmp_path))['shapes']
     assert scores.keys() >= {'accuracy', 'baseline_commonest', 'baseline_chance', 'falls'}

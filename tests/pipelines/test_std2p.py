@@ -261,6 +261,7 @@ def steps():
     return before, on_one, on_eight
 
 
+@pytest.mark.slow
 @pytest.mark.devices(8)
 def test_eight_devices_make_the_step_of_one(steps):
     before, (expected, metrics), (after, of_eight) = steps
@@ -285,6 +286,7 @@ def test_parameters_with_a_factor_of_0_are_frozen(steps):
 # --- a whole run ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_video_of_the_user_is_checked_trained_tested_and_predicted(
     tmp_path, in_threads, one_device
 ):

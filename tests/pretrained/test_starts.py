@@ -130,6 +130,7 @@ def checked_states(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('start', STARTS)
 def test_documented_weights_are_loaded(start, checked_states, tmp_path, capsys):
     argument, make, changes, drawn = STARTS[start]

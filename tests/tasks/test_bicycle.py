@@ -255,6 +255,7 @@ def test_the_loss_of_the_generators_does_not_move_the_discriminators(plain):
         assert any_nonzero(jax.tree.map(np.subtract, after.params[net], heavy.params[net]))
 
 
+@pytest.mark.slow
 @pytest.mark.devices(8)
 @pytest.mark.parametrize('devices, accumulate', [(8, 1), (2, 4)])
 def test_one_device_is_several_devices_and_micro_batches(plain, devices, accumulate):

@@ -117,6 +117,7 @@ def run_steps(config, num_steps=1, devices=1, mode='pmap', batch=None):
     return parallel.to_host(state), losses
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_on_one_device_and_on_eight():
     """In float64, a ReLU does not turn rounding into a difference."""
     with jax.enable_x64(True):
@@ -136,6 +137,7 @@ def test_a_step_is_the_same_on_one_device_and_on_eight():
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'sections',
     [

@@ -136,6 +136,7 @@ def test_rows_below_are_not_compared(video, photometric):
     assert all(whole[0][name] < 0.9 * whole[1][name] for name in whole[0])
 
 
+@pytest.mark.slow
 def test_the_tie_breaker_of_an_example_depends_on_its_index_alone():
     # The frames equal the target, so the loss is the mean of min(0, 1e-5 N(0, 1)): noise alone.
     image = np.random.default_rng(0).integers(0, 255, (4, *SIZE, 3)).astype(np.uint8)

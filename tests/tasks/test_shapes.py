@@ -437,6 +437,7 @@ def run_steps(config, num_steps=1, devices=1, batch=None):
     return parallel.to_host(state), losses
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_on_one_device_and_on_eight():
     with jax.enable_x64(True):
         config = make_config(train={'dtype': 'float64'})
@@ -449,6 +450,7 @@ def test_a_step_is_the_same_on_one_device_and_on_eight():
         assert np.linalg.norm(a - b) <= 1e-4 * np.linalg.norm(b) + 1e-6, path
 
 
+@pytest.mark.slow
 def test_outlines_are_learned_also_in_bfloat16_and_micro_batches():
     config = make_config(train={'dtype': 'bfloat16', 'accumulate': 2})
     config.shapes.optim.update(name='adam', learning_rate=0.01)

@@ -316,6 +316,7 @@ def test_the_box_alone_is_painted_and_judged():
     assert np.abs(picture - example.photo)[~outside].mean() > 0.05
 
 
+@pytest.mark.slow
 def test_steps_are_the_same_on_any_number_of_devices_and_in_micro_batches():
     """In float64, a ReLU does not turn rounding into a difference. Losses are float32."""
     with jax.enable_x64(True):
@@ -341,6 +342,7 @@ def test_steps_are_the_same_on_any_number_of_devices_and_in_micro_batches():
             assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b) + 2e-6, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'net', ['pix2pixhd_global', pytest.param('mask_to_image', marks=pytest.mark.slow)]
 )
@@ -363,6 +365,7 @@ def local_config(first):
     return config
 
 
+@pytest.mark.slow
 def test_the_global_generator_stays_fixed_and_then_begins_like_a_new_optimiser():
     start, fixed, _ = run_steps(local_config(3), 3)
     chex.assert_trees_all_equal(fixed.params['painter']['trunk'], start.params['painter']['trunk'])

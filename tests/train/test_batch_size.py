@@ -7,6 +7,7 @@ from segjax.errors import InputError
 from segjax.train import driver
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'experiment, key, value, fix',
     [

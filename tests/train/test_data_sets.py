@@ -146,6 +146,7 @@ def test_unpaired_inputs_read_their_own_data_set(tmp_path):
     assert len(run.open_input(photo)) == 8 and len(run.open_input(stages[1].train_input)) == 6
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_bit_identical(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Preempted):
         stop_at(patch, 'shadow', 2)
@@ -249,6 +250,7 @@ def test_processes_must_agree_on_every_data_set(monkeypatch):
 # --- slices and older runs ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_older_run_keeps_the_class_weights_of_whole_splits(tmp_path):
     config = config_file.load('configs/supervised.py:smoke')
     config.model.update(width=0.25, first_maps=32, blocks=(0, 1, 0, 0))

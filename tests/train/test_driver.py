@@ -135,6 +135,7 @@ def kept_checkpoints(workdir, stage='adversarial'):
         return saved.steps(), saved.best_step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('best', [1, 3])
 @pytest.mark.parametrize('stopped', [1, 3])
 def test_stopped_in_an_evaluation_the_same_checkpoints_are_kept(
@@ -569,6 +570,7 @@ def test_predicting_loads_the_stage_that_predicts_alone(reused, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_state_of_a_stage_leaves_the_devices_before_the_next_stage_trains(
     tmp_path, monkeypatch
 ):
@@ -641,6 +643,7 @@ def start_supervised(workdir):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'command, stages, kills',
     [
@@ -695,6 +698,7 @@ def test_checks_come_before_compilation(tmp_path, monkeypatch):
         driver.train(toy_run.make_config(train=dict(batch_size=12)), str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'key, size', [('data.eval_size', '(33, 65)'), ('evaluate.crop', '(30, 60)')]
 )

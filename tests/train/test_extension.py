@@ -73,6 +73,7 @@ def test_the_plans_before_are_kept(extended, tmp_path):
     assert start['plans_before'][1:] == [{'steps': [3, 9], 'done': [3, 9]}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'stop, again',
     [
@@ -102,6 +103,7 @@ def test_a_start_that_was_killed_between_its_files_comes_again(finished, extende
     assert (copy / 'start.json').read_bytes() == (extended[0] / 'start.json').read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finished_is_extended_too(finished, tmp_path, monkeypatch):
     for name in ('stopped', 'whole'):
         stop_at(monkeypatch, 'adversarial', 3)

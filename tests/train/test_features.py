@@ -157,6 +157,7 @@ def get_config(arguments=''):
 """
 
 
+@pytest.mark.slow
 def test_a_signal_ends_mode_prepare_and_the_same_command_continues(tmp_path):
     (tmp_path / 'config.py').write_text(CONFIG.format(folder=str(tmp_path)))
     paths = (HELPERS.parents[1], HELPERS, HELPERS.parent / 'train')

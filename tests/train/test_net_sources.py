@@ -190,6 +190,7 @@ def initial_states(config, folder):
     return states
 
 
+@pytest.mark.slow
 def test_every_stage_with_the_net_loads_it_and_everything_else_is_random(donor, tmp_path):
     states = initial_states(make_config(rows_from(donor)), tmp_path)
     scratch = initial_states(make_config(()), tmp_path / 'scratch')

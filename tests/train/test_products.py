@@ -138,6 +138,7 @@ class Killed(BaseException):
     """Ends a run without any of its own handling."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', WITH_ARRAYS)
 @pytest.mark.parametrize('moment', ['before', 'after'])
 def test_killed_around_the_write_of_the_arrays_it_is_bit_identical(
@@ -204,6 +205,7 @@ def assert_close_chain(a, b):
         assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-4), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'mode, num_val', [pytest.param('pmap', 10, marks=pytest.mark.slow), ('shard_map', 3)]
 )

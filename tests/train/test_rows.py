@@ -192,6 +192,7 @@ def test_a_run_keeps_its_table(finished, cache, monkeypatch):
 # --- modes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_doctor_counts_rows_and_warns_of_a_batch_that_repeats_them(without_traces, tmp_path):
     """Before the table is computed the number of rows is unknown."""
     few = rows_run.make_config(tmp_path, train=dict(batch_size=24), evaluate=dict(batch_size=24))

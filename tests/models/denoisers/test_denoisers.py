@@ -92,6 +92,7 @@ def test_activations_follow_the_dtype_and_the_rest_is_float32(name):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
 
 
+@pytest.mark.slow
 @NETS
 def test_an_example_does_not_depend_on_its_neighbours(name):
     net = small(name)
@@ -104,6 +105,7 @@ def test_an_example_does_not_depend_on_its_neighbours(name):
     np.testing.assert_allclose(alone, together, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.devices(8)
 @NETS
 def test_eight_devices_give_the_maps_of_a_single_device(name):
@@ -124,6 +126,7 @@ def test_eight_devices_give_the_maps_of_a_single_device(name):
     np.testing.assert_allclose(mapped(maps[:, None])[:, 0], together, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @NETS
 def test_a_net_learns_to_remove_noise(name):
     net = small(name)

@@ -133,6 +133,7 @@ def test_results_are_float32_whatever_the_dtype_of_activations(name):
         assert 0 < error < 0.1, error
 
 
+@pytest.mark.slow
 @NETS
 def test_every_parameter_has_a_finite_gradient(name):
     inputs = inputs_of(name)
@@ -154,6 +155,7 @@ def test_every_parameter_has_a_finite_gradient(name):
         assert np.any(gradient != 0), jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name', [pytest.param(name, marks=() if name in PLAIN else pytest.mark.slow) for name in SMALL]
 )
@@ -171,6 +173,7 @@ def test_jit_changes_nothing(name):
     chex.assert_trees_all_close(jax.jit(apply)(variables), plain, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @NETS
 @pytest.mark.devices(8)
 def test_one_device_is_eight_devices(name):

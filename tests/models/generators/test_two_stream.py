@@ -68,6 +68,7 @@ def test_initialisation_is_torchs_default():
     np.testing.assert_array_equal(params['stem_norm']['bias'], 0)
 
 
+@pytest.mark.slow
 def test_the_object_stream_alone_ignores_the_skips():
     """Changes the decoder of a stream: the logits of the other stream stay."""
     net = TwoStream(5, width=1 / 8, blocks=1, norm='instance')

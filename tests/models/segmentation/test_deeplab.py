@@ -109,6 +109,7 @@ def test_v2_scales_321_pixels_to_sizes_of_the_same_form(scale, pixels):
     assert sizes[0] == (321, 321) and (pixels, pixels) in sizes and pixels % 8 == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'net',
     [DeepLabLargeFOV(3, width=1 / 32), DeepLabV2(3, num_layers=18, width=1 / 16, scales=(0.6,))],

@@ -73,6 +73,7 @@ def rates_and_strides(net):
     return layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'output_stride, middle, exit_1, exit_2, strided',
     [(32, 1, 1, 1, 4), (16, 1, 1, 2, 3), (8, 2, 2, 4, 2)],
@@ -182,6 +183,7 @@ def test_rates_of_the_heads_follow_the_output_stride(output_stride, factor):
     assert head('dpc') == ([(1, 6), (18, 15), (6, 3), (1, 1), (6, 21)], decoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backbone', ['xception65', 'xception71', 'resnet101'])
 def test_names_and_sizes_of_the_parts_on_top(backbone):
     _, variables = shapes_of(DeepLabV3Plus(5, backbone), (1, 65, 65, 3))

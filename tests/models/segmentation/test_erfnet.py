@@ -162,6 +162,7 @@ def test_default_initialisation_is_torchs():
         np.testing.assert_allclose(params['kernel'].std(), limit / math.sqrt(3), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_the_start_of_a_gan_reaches_every_layer_and_biases_can_go():
     net = ERFNet(5, encoder_head=True, init_std=0.02, blocks=(1, 1, 1, 1))
     params = flatten_dict(

@@ -8,6 +8,7 @@ from segjax import models
 from segjax.models.segmentation.late_fusion import LateFusion
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'fields'),
     [

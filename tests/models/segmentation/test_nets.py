@@ -181,6 +181,7 @@ def one_step(stage, state, batch):
     return stage.train_step(state, batch, keys)
 
 
+@pytest.mark.slow
 @NETS
 def test_supervised_training_accepts_the_net(name):
     stage = pipeline(name)
@@ -204,6 +205,7 @@ def quick_compilation():
     jax.config.update('jax_disable_most_optimizations', before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('quick_compilation')
 @pytest.mark.parametrize(
     'name', [pytest.param('bisenet', marks=pytest.mark.slow), 'deeplab_largefov']

@@ -276,6 +276,7 @@ def test_a_net_that_diverged_is_named(audited, net):
     assert measured.names[3] in error.value.got and 'best' in error.value.fix
 
 
+@pytest.mark.slow
 def test_shadows_do_not_know_the_secret_of_the_victim(audited, net, monkeypatch):
     secrets = [nets.defences.VICTIM]
 

@@ -205,6 +205,7 @@ def test_only_the_best_is_bold():
     assert best('falls/flip 1/tIOU_fall', [0.2, 0.4], monitor) == [True, False]
 
 
+@pytest.mark.slow
 def test_one_net_at_a_time_is_on_the_device(narrow, wide, tmp_path, monkeypatch):
     held = []
     load = labels.load_state
@@ -270,6 +271,7 @@ def evaluated(narrow, tmp_path_factory):
     return run.folder
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_compared_by_the_net_of_its_run_under_its_own_config(evaluated, tmp_path):
     trained = evaluated.parents[1] / 'trained/seed_0'
     compared(tmp_path / 'out', trained, evaluated, names='whole,small')
@@ -361,6 +363,7 @@ def test_other_images_than_the_scores_are_refused(narrow, wide, tmp_path):
     assert 'another config or other data' in message
 
 
+@pytest.mark.slow
 def test_runs_that_score_other_data(narrow, train, tmp_path):
     out = tmp_path / 'out'
     other_world = train('other_world', 'supervised', 'data.world.seed=1')
@@ -368,6 +371,7 @@ def test_runs_that_score_other_data(narrow, train, tmp_path):
     assert "split 'val' has" in message and f'the data that {narrow} is scored on' in message
 
 
+@pytest.mark.slow
 def test_a_run_that_is_scored_at_another_resolution_is_scored_again_by_the_fix(narrow, tmp_path):
     other = shutil.copytree(narrow, tmp_path / 'other')
 

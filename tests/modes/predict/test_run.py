@@ -104,6 +104,7 @@ def test_class_maps_of_a_run_are_those_of_one_device(tmp_path, trained, run):
             assert (one == many).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_edits_of_a_run_with_a_class_map(tmp_path, edited, run):
     """Files have the ids of Cityscapes: 7 is road, 26 car. The run knows `flat` and `vehicle`."""
     rng = np.random.default_rng(0)

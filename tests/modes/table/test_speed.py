@@ -262,6 +262,7 @@ def as_it_was(table_file, monkeypatch):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'change, keys, again',
     [
