@@ -8,6 +8,7 @@ random. A net that no optimiser owns, as a feature net of a loss or of a metric,
 
 import difflib
 import functools
+import pathlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from segjax.core.trees import named_leaves
 from segjax.errors import InputError
 from segjax.protocol import PyTree, TrainState
 from segjax.schema import typed_text
-from segjax.train import checkpoints
+from segjax.train import checkpoints, stored
 from segjax.train.run import NetSource, Source
 
 WHERE = 'config.init_from.sources'
@@ -263,16 +264,29 @@ def _from_run(
         else:
             different.append(f'{name}: {np.shape(given[name])}, not {wanted[name].shape}')
     if not fitting or (different and not partial):
-        fix = f'--config.init_from.partial=True loads the {len(fitting)} that fit'
+        noun = 'difference' if len(different) == 1 else 'differences'
         raise InputError(
             row.path,
-            got=f'{"; ".join(sorted(different)[:SHOWN])} ({len(different)} differences)',
-            expected=f'the arrays of net {net!r}',
-            fix=fix if fitting else _argument_without(rows, row),
+            got=f'{"; ".join(sorted(different)[:SHOWN])} ({len(different)} {noun})',
+            expected=f'the arrays of net {net!r}, with the model keys and the classes of this run',
+            fix=_fix_of_other_net(row, len(fitting)) if fitting else _argument_without(rows, row),
         )
     listing = f'{row.path}: {len(fitting)} of {len(wanted)} arrays of {net}'
     tree = traverse_util.unflatten_dict(fitting, sep='/')
     return {'params': {}, 'model_state': {}, **tree}, listing
+
+
+def _fix_of_other_net(row: NetSource, num_fitting: int) -> str:
+    """Returns the fix for a run whose net has other arrays."""
+    path = pathlib.Path(row.path.removesuffix(':best'))
+    # The row may name a stage or a checkpoint of the run.
+    runs = [folder for folder in (path, *path.parents) if (folder / stored.CONFIG).exists()]
+    place = runs[0] if runs else path
+    return (
+        f'set the model keys as in that run: --mode config --workdir {place} prints them; '
+        f'or --config.init_from.partial=True loads the {num_fitting} that fit, '
+        'and leaves the remaining arrays random'
+    )
 
 
 def _leaves_of(tree: Mapping[str, PyTree], net: str) -> dict[str, Any]:

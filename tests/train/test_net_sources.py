@@ -17,11 +17,12 @@ from run_folders import assert_same_run, final_state
 from segjax import config as config_lib
 from segjax import models, pretrained
 from segjax.config import config_file
-from segjax.core import notes, trees
+from segjax.core import files, notes, trees
 from segjax.errors import InputError
 from segjax.protocol import TrainState
 from segjax.report import page
 from segjax.train import checkpoints, driver, initialization, net_sources, stored
+from segjax.train.run import NetSource
 
 pytestmark = pytest.mark.usefixtures('functions_are_mapped_once')
 
@@ -405,8 +406,17 @@ def test_a_net_of_a_run_that_fits_partly_needs_partial(donor, tmp_path, monkeypa
     with pytest.raises(InputError, match=message) as caught:
         driver.open_run(config, str(tmp_path), 'train')
     assert caught.value.where == str(donor)
+    assert f'--mode config --workdir {donor} prints' in caught.value.fix
     run, _ = driver.open_run(changed(config, caught.value.fix), str(tmp_path), 'train')
     assert run.config.init_from.partial
+
+
+def test_a_fix_names_the_run_of_a_stage_and_of_the_best_checkpoint(tmp_path):
+    files.write_json(tmp_path / 'run/config.json', {})
+    for text in ('run', 'run:best', 'run/shapes', 'run/shapes/checkpoints/10'):
+        row = NetSource('classifier', str(tmp_path / text), '', load=dict)
+        fix = net_sources._fix_of_other_net(row, num_fitting=3)
+        assert f'--workdir {tmp_path}/run prints' in fix and 'loads the 3 that fit' in fix
 
 
 def test_a_run_without_the_net_is_refused_with_the_nets_that_it_has(donor, tmp_path):
