@@ -22,6 +22,9 @@ MEANINGS = {
     'depth': 'metres, 0 where it is not measured',
     'normals': 'unit vectors',
     'probabilities': 'of each class, in the order of classes.json',
+    'mask': 'true or 1 inside, false or 0 outside',
+    'instance': 'a number for each object, 0 where there is none',
+    'class_id': 'train id of a class, its place in classes.json',
     'size': 'height and width of the part without padding',
     'draw': 'any numbers: equal numbers give equal samples',
 }
@@ -182,7 +185,7 @@ def described_inputs(exported: Exported) -> dict[str, list[str]]:
     for name, shape in exported.program.inputs.items():
         axes = ', '.join(['B', *map(str, shape.shape)])
         kind = kind_of(exported.use, name)
-        described[name] = [f'[{axes}] {shape.dtype}', meaning(kind or name)]
+        described[name] = [f'[{axes}] {shape.dtype}', meaning(kind) or meaning(name)]
     return described
 
 

@@ -1,6 +1,7 @@
 """Tests --mode export: the program equals the run, also in a process without segjax."""
 
 import json
+import types
 import zlib
 
 import jax
@@ -13,7 +14,7 @@ from predicting import CLASSES, make_stage, noise
 from segjax import config as config_lib
 from segjax.errors import InputError
 from segjax.modes import export
-from segjax.modes.export import examples, program, uses
+from segjax.modes.export import examples, page, program, uses
 from segjax.protocol import Prediction, TrainState
 from segjax.spec import Feature
 
@@ -243,3 +244,12 @@ def test_another_platform_is_not_compared(call, capsys):
     _, record = call(make_stage(predict=predict), platforms='tpu')
     assert record['differences'] == {'stablehlo': None} and record['platforms'] == ('tpu',)
     assert 'not compared' in capsys.readouterr().out
+
+
+def test_an_input_that_is_a_number_has_a_meaning_by_its_name():
+    exported = types.SimpleNamespace(
+        program=types.SimpleNamespace(inputs={'class_id': jax.ShapeDtypeStruct((), np.int32)}),
+        use=types.SimpleNamespace(features={'class_id': Feature('number', dtype='int32')}),
+    )
+    (cells,) = page.described_inputs(exported).values()
+    assert cells == ['[B] int32', 'train id of a class, its place in classes.json']
