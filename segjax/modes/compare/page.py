@@ -24,6 +24,12 @@ COLUMNS = 4
 """Examples next to each other."""
 COLOURS = 8
 """Colours of runs in charts. Further runs repeat them."""
+ENDS = ('low', 'high')
+"""Columns of a table of intervals that are the ends of an interval."""
+ABOUT_INTERVALS = (
+    'Brackets: intervals of a single run, by resampled images. They do not bound a difference, '
+    'because all runs score the same images.'
+)
 GROUPS = {
     'disagreement': (
         'Largest disagreement',
@@ -141,10 +147,13 @@ def _settings(runs: Sequence[Compared]) -> str:
 def _scores(runs: Sequence[Compared], shared: Values, comparison: Comparison) -> str:
     """Shows the scores of no class, nested scores folded, and the shares of right pixels."""
     rows: dict[bool, list[list[str]]] = {False: [], True: []}
-    for name, values in overall(runs, shared).items():
-        rows['/' in name].append(_score_row(name, values, runs[0].stage.monitor))
+    for name in overall(runs, shared):
+        rows['/' in name].append(_score_row(name, shared, runs[0].stage.monitor))
     heads = ['score', *_heads(runs)]
-    plain = html.card('Scores', html.table(heads, rows[False])) if rows[False] else ''
+    content = html.table(heads, rows[False])
+    if any(_interval(name, shared, 0) for name in shared):
+        content += f'<p class="soft">{ABOUT_INTERVALS}</p>'
+    plain = html.card('Scores', content) if rows[False] else ''
     right = _right_shares(runs, comparison)
     # Many runs need the whole width.
     section = plain + right
@@ -159,14 +168,30 @@ def _scores(runs: Sequence[Compared], shared: Values, comparison: Comparison) ->
     return section
 
 
-def _score_row(name: str, values: Sequence[float], monitor: tuple[str, str]) -> list[str]:
-    """Returns the cells of a score: name, values with the best in bold, signed differences."""
+def _score_row(name: str, shared: Values, monitor: tuple[str, str]) -> list[str]:
+    """Returns the cells of a score: name, values with the best in bold, signed differences.
+
+    An interval stands behind its value. The ends of intervals have no differences: they do not
+    bound the difference of two scores.
+    """
+    values = shared[name]
     cells = [escape(with_unit(name))]
-    for value, top in zip(values, best(name, values, monitor), strict=True):
+    tops = best(name, values, monitor)
+    for number, (value, top) in enumerate(zip(values, tops, strict=True)):
         text = escape(format_score(name, value, unit=False))
-        cells.append(f'<b>{text}</b>' if top else text)
-    cells += [escape(_signed(name, value - values[0])) for value in values[1:]]
+        cells.append((f'<b>{text}</b>' if top else text) + _interval(name, shared, number))
+    is_end = name.rsplit('/', 1)[-1] in ENDS
+    cells += ['' if is_end else escape(_signed(name, value - values[0])) for value in values[1:]]
     return cells
+
+
+def _interval(name: str, shared: Values, number: int) -> str:
+    """Returns the interval of a score of a run, '' if the runs have none."""
+    ends = [shared.get(f'intervals/{name}/{end}') for end in ENDS]
+    if None in ends:
+        return ''
+    low, high = (format_score(name, values[number], unit=False) for values in ends)
+    return f' <span class="soft">[{escape(low)}, {escape(high)}]</span>'
 
 
 def _signed(name: str, difference: float) -> str:

@@ -116,13 +116,20 @@ def _place(text: str, stage: str) -> tuple[pathlib.Path, str]:
 def _names(names: str, texts: Sequence[str], folders: Sequence[pathlib.Path]) -> list[str]:
     """Returns the names of the runs: given, or of their folders, or the texts of --runs.
 
+    Equal folders of different folders have the name of both: 'twosm/seed_0', 'da_train/seed_0'.
+
     Raises:
       InputError: another number of names than of runs, or a name twice.
     """
     given = _items(names)
     if not given:
-        of_folders = [folder.name for folder in folders]
-        return of_folders if len(set(of_folders)) == len(folders) else list(texts)
+        for of_folders in (
+            [folder.name for folder in folders],
+            [f'{folder.parent.name}/{folder.name}' for folder in folders],
+        ):
+            if len(set(of_folders)) == len(folders):
+                return of_folders
+        return list(texts)
     fix = '--names ' + ','.join(f'run{i}' for i in range(1, len(texts) + 1))
     if len(given) != len(texts):
         got = f'{len(given)} names of {len(texts)} runs'
@@ -346,7 +353,7 @@ def _difference(first: Compared, other: Compared) -> str:
     for name, value in _examples(first).items():
         theirs = _examples(other)[name]
         if theirs != value:
-            return f'{name} {theirs}, not {value}'
+            return f'{name}: {theirs}, not {value}'
     for split in split_names(first.inputs.split):
         difference = same_run.split_differences(first.spec, other.spec, split)
         if difference:
@@ -364,9 +371,9 @@ def _examples(compared: Compared) -> dict[str, Any]:
     frames = () if isinstance(inputs.frames, TableFrames) else inputs.frames
     return {
         'split': inputs.split,
-        'examples': inputs.examples,
+        'scored examples': f'rows of the table {inputs.each!r}' if inputs.each else 'images',
+        'images': inputs.examples,
         'choice': 'all' if chosen is None else product_files.digest(chosen),
         'neighbours': frames or 'none',
-        'rows of': inputs.each or 'no table',
-        'images of the size': tuple(config.data.eval_size) if at_image else 'of the labels',
+        'size': tuple(config.data.eval_size) if at_image else 'that of the labels',
     }

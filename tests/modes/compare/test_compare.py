@@ -232,7 +232,27 @@ def test_a_run_may_name_its_stage_and_names_default_to_the_folders(narrow, wide,
     (tmp_path / 'x:y').mkdir()
     asked = runs.parse(f'{tmp_path}/x:y,{tmp_path}/a/seed_0,{tmp_path}/b/seed_0')
     assert asked[0].folder == tmp_path / 'x:y' and asked[0].stage == ''
-    assert len({each.name for each in asked}) == 3
+    assert [each.name for each in asked] == [f'{tmp_path.name}/x:y', 'a/seed_0', 'b/seed_0']
+    # Folders whose parents have one name, too.
+    texts = [f'{tmp_path}/a/row/seed_0', f'{tmp_path}/b/row/seed_0']
+    assert [each.name for each in runs.parse(','.join(texts))] == texts
+
+
+def test_an_interval_stands_behind_its_score_and_its_ends_have_no_differences():
+    shared = {
+        'tIOU': [0.5, 0.75],
+        'intervals/tIOU/mean': [0.5, 0.75],
+        'intervals/tIOU/low': [0.4, 0.7],
+        'intervals/tIOU/high': [0.6, 0.8],
+        'boxes': [34.0, 34.0],
+    }
+    _, first, second, difference = page._score_row('tIOU', shared, ('tIOU', 'max'))
+    assert first == '50.00 <span class="soft">[40.00, 60.00]</span>'
+    assert second == '<b>75.00</b> <span class="soft">[70.00, 80.00]</span>'
+    assert difference == '+25.00'
+    assert page._score_row('intervals/tIOU/low', shared, ('tIOU', 'max'))[-1] == ''
+    assert page._score_row('intervals/tIOU/mean', shared, ('tIOU', 'max'))[-1] == '+25.00'
+    assert page._score_row('boxes', shared, ('tIOU', 'max'))[1:] == ['34', '34', '0']
 
 
 def test_histograms_of_the_same_name_and_bins_share_an_axis():
