@@ -352,13 +352,16 @@ def _check_evaluated(
     """
     stored = config_lib.to_json(trained)
     free = config_lib.FREE_IN['evaluate']
-    changes = config_lib.differences(stored, config_lib.to_json(config), free=free)
-    if changes:
+    differences = config_lib.differences(stored, config_lib.to_json(config), free=free)
+    if differences:
+        # Rows differ by an override, or by the file of the table.
+        pattern = f'^({re.escape(row.evaluates)}|{re.escape(row.key)})$'
+        key, _, _ = differences[0].partition(':')
         raise InputError(
             f'evaluates={row.evaluates!r}',
-            got=config_lib.another_config(changes),
+            got=config_lib.another_config(differences),
             expected='the config of that row: these keys change what the net means',
-            fix='give both rows the same keys, or train this row',
+            fix=f"--override '{pattern}:{key}=VALUE' gives both rows one value, for each key",
         )
 
 

@@ -8,9 +8,11 @@ import shlex
 import pytest
 from paper_table import FILE, start
 
+from segjax import config as config_lib
 from segjax.config.config_file import Assignment
 from segjax.errors import InputError
-from segjax.modes.table.plan import config_argument, make_table_plan
+from segjax.modes.table.plan import _check_evaluated, config_argument, make_table_plan
+from segjax.modes.table.spec import Row
 
 
 def test_every_run_has_its_own_config(table_file, trained):
@@ -26,6 +28,20 @@ def test_every_run_has_its_own_config(table_file, trained):
     assert {run.config.train.batch_size for run in plan.runs} == {4}
     assert [run.config.seed for run in plan.runs] == [0] * 3 + [1] * 3 + [2] * 3
     assert plan.runs[4].folder == pathlib.Path.cwd() / 'runs/thin/seed_1'
+
+
+def test_the_fix_of_a_row_that_evaluates_another_net_names_both_rows():
+    row = Row('da_test', 'DA(Test)', 'configs/semantic_inpainting.py:smoke', evaluates='twosm')
+    trained = config_lib.defaults('supervised')
+    config = trained.copy_and_resolve_references()
+    config.train.num_steps = trained.train.num_steps + 1
+    with pytest.raises(InputError, match='change what the net means') as caught:
+        _check_evaluated(row, config, trained)
+    _, override, *_ = shlex.split(caught.value.fix)
+    pattern, _, assignment = override.partition(':')
+    assert assignment == 'train.num_steps=VALUE'
+    matching = [key for key in ('twosm', 'da_test', 'da_train') if re.search(pattern, key)]
+    assert matching == ['twosm', 'da_test']
 
 
 def test_keys_of_the_command_line_come_after_the_row_and_those_after_the_scale(table_file):
