@@ -13,6 +13,7 @@ from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import Comparison, by_chance
 from segjax.modes.table.numbers import Measured, best_rows, problems, stage_scores
 from segjax.modes.table.plan import TableRun, config_argument
+from segjax.modes.table.runs import OPEN
 from segjax.modes.table.spec import Claim, Column, Difference, Row, Table
 from segjax.modes.table.speed import Speeds, figure, parts_asked_for
 from segjax.report.scores import scored_at
@@ -169,6 +170,7 @@ def facts(measured: Measured) -> dict[str, str]:
     return {
         'scale': plan.scale_name + (f' ({plan.scale.note})' if plan.scale.note else ''),
         'seeds': ', '.join(map(str, plan.seeds)),
+        **_open_fact(measured),
         'data': each(lambda c: c.data.name),
         'steps': _listed(map(run_steps, plan.runs)),
         'image size': each(lambda c: f'{c.augment.crop[0]}x{c.augment.crop[1]} (height x width)'),
@@ -179,6 +181,16 @@ def facts(measured: Measured) -> dict[str, str]:
         **_start_fact(measured),
         'device': _listed(map(_machine, environments)) or 'nothing was run yet',
     }
+
+
+def _open_fact(measured: Measured) -> dict[str, str]:
+    """Returns the rows that have runs to do, if some runs are done."""
+    open_rows = [row for (row, _), result in measured.outcomes.items() if result == OPEN]
+    num_open = len(open_rows)
+    if num_open in (0, len(measured.outcomes)):
+        return {}
+    rows = ', '.join(dict.fromkeys(open_rows))
+    return {'not run yet': f'{num_open} of {len(measured.outcomes)} runs, of the rows {rows}'}
 
 
 def _listed(values: Iterable[Any]) -> str:

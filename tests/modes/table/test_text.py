@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import types
 
 import pytest
 from paper_table import RESULTS
@@ -11,8 +12,9 @@ from segjax.modes.table.cells import Cell
 from segjax.modes.table.loop import write
 from segjax.modes.table.numbers import measure
 from segjax.modes.table.plan import make_table_plan
+from segjax.modes.table.runs import OPEN, Outcome
 from segjax.modes.table.spec import Column
-from segjax.modes.table.text import cell_text, run_steps
+from segjax.modes.table.text import _open_fact, cell_text, run_steps
 
 
 @pytest.mark.parametrize(
@@ -100,6 +102,19 @@ def without_padding(text):
 
 def test_markdown(outputs):
     assert without_padding((outputs / 'table.md').read_text()) == without_padding(MARKDOWN)
+
+
+def test_runs_that_are_left_are_named_once_some_are_done():
+    def fact(**outcomes):
+        by_run = {(key, seed): each for key, pair in outcomes.items() for seed, each in pair}
+        return _open_fact(types.SimpleNamespace(outcomes=by_run))
+
+    done = Outcome({'mIoU': 0.5})
+    failed = Outcome({}, 'the loss is nan')
+    assert fact(a=[(0, done), (1, failed)]) == {}
+    assert fact(a=[(0, OPEN)], b=[(0, OPEN)]) == {}
+    left = fact(a=[(0, done), (1, OPEN)], b=[(0, OPEN), (1, OPEN)])
+    assert left == {'not run yet': '3 of 4 runs, of the rows a, b'}
 
 
 def test_the_terminal_shows_the_same_table(capsys, outputs):
