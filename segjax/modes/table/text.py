@@ -184,13 +184,16 @@ def facts(measured: Measured) -> dict[str, str]:
 
 
 def _open_fact(measured: Measured) -> dict[str, str]:
-    """Returns the rows that have runs to do, if some runs are done."""
-    open_rows = [row for (row, _), result in measured.outcomes.items() if result == OPEN]
-    num_open = len(open_rows)
-    if num_open in (0, len(measured.outcomes)):
+    """Returns the rows of each seed that are left to run, if some runs are done."""
+    open_runs = [run for run, result in measured.outcomes.items() if result == OPEN]
+    num_runs = len(measured.outcomes)
+    if len(open_runs) in (0, num_runs):
         return {}
-    rows = ', '.join(dict.fromkeys(open_rows))
-    return {'not run yet': f'{num_open} of {len(measured.outcomes)} runs, of the rows {rows}'}
+    by_seed: dict[int, list[str]] = {}
+    for row, seed in open_runs:
+        by_seed.setdefault(seed, []).append(row)
+    rows = [f'seed {seed}: {", ".join(by_seed[seed])}' for seed in sorted(by_seed)]
+    return {'not run yet': f'{len(open_runs)} of {num_runs} runs ({"; ".join(rows)})'}
 
 
 def _listed(values: Iterable[Any]) -> str:

@@ -114,7 +114,7 @@ def test_runs_that_are_left_are_named_once_some_are_done():
     assert fact(a=[(0, done), (1, failed)]) == {}
     assert fact(a=[(0, OPEN)], b=[(0, OPEN)]) == {}
     left = fact(a=[(0, done), (1, OPEN)], b=[(0, OPEN), (1, OPEN)])
-    assert left == {'not run yet': '3 of 4 runs, of the rows a, b'}
+    assert left == {'not run yet': '3 of 4 runs (seed 0: b; seed 1: a, b)'}
 
 
 def test_the_terminal_shows_the_same_table(capsys, outputs):
