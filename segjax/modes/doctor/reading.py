@@ -203,7 +203,9 @@ def unseen_classes(
                 if count == 0:
                     unseen.append(f'{name} (id {number})')
             is_trained = split in trained
-            effect = 'a net cannot learn them' if is_trained else 'they do not count in mIoU'
+            effect = 'they do not count in means over the classes, such as mIoU'
+            if is_trained:
+                effect = 'a net cannot learn them'
             message = (
                 f'{len(unseen)} of {classes.num_classes} classes never seen, {effect}: '
                 + ', '.join(unseen)
