@@ -117,6 +117,14 @@ def position_of(source: Source, index: int) -> int:
     return position
 
 
+def image_at(source: Source, position: int) -> int:
+    """Returns the position of the image of the example at a position of a source."""
+    if not isinstance(source, Rows):
+        return position
+    image, _ = source.place(index_at(source, position))
+    return image
+
+
 def end_of(source: Source) -> int:
     """Returns the number of places of a vector over a source: the first index of no example."""
     return source.present.size if isinstance(source, Rows) else len(source)

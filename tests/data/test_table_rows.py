@@ -306,6 +306,13 @@ def test_examples_are_asked_for_by_their_index():
             loader.examples(rows_of(), [absent], wanted, (16, 32))
 
 
+def test_every_example_has_its_image():
+    rows = rows_of()
+    images = [table_rows.image_at(rows, position) for position in range(len(rows))]
+    np.testing.assert_array_equal(images, np.nonzero(rows.present)[0])
+    assert table_rows.image_at(rows.images, 3) == 3
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ The runs may differ in nets, sizes and pipelines. They must score the same image
 classes, at the same resolution. The page shows
 
     scores      that all runs share, with their differences from the first run
+    differences of pixel accuracy and mIoU, with intervals that are paired by image
     curves      of training
     classes     the IoU by class, sorted by the difference from the first run
     histograms  that all runs have among their scores, such as learned dilation factors

@@ -11,6 +11,7 @@ import numpy as np
 
 from segjax.core import files
 from segjax.data import loader, table_rows
+from segjax.modes.compare.differences import class_counts
 from segjax.modes.compare.runs import Compared, load_state
 from segjax.spec import IGNORE
 from segjax.train import driver
@@ -150,23 +151,28 @@ class Comparison(NamedTuple):
 
     shares  [N] `disagreement` of each example
     pixels  [R - 1, 5] pixels by `who_is_right` of run 0 and every further run
+    counts  [R, N, 3, C] `differences.class_counts` of each run and example
     """
 
     shares: np.ndarray
     pixels: np.ndarray
+    counts: np.ndarray
 
 
-def compare(store: LabelFiles, num_examples: int, num_runs: int) -> Comparison:
+def compare(store: LabelFiles, num_examples: int, num_runs: int, num_classes: int) -> Comparison:
     """Compares the class maps of all examples."""
     shares = np.zeros(num_examples)
     pixels = np.zeros((num_runs - 1, len(RIGHT)), np.int64)
+    counts = np.zeros((num_runs, num_examples, 3, num_classes), np.int64)
     for index in range(num_examples):
         truth, predictions = store.example(index, num_runs)
         shares[index] = disagreement(truth, predictions)
+        for number, prediction in enumerate(predictions):
+            counts[number, index] = class_counts(truth, prediction, num_classes)
         for pair, second in enumerate(predictions[1:]):
             right = who_is_right(truth, predictions[0], second)
             pixels[pair] += np.bincount(right.ravel(), minlength=len(RIGHT))
-    return Comparison(shares, pixels)
+    return Comparison(shares, pixels, counts)
 
 
 def choose(shares: np.ndarray, count: int) -> dict[str, list[int]]:

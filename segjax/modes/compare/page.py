@@ -1,5 +1,6 @@
 """compare.html: scores, curves, classes, histograms and pictures of the compared runs."""
 
+import math
 import os
 import pathlib
 import time
@@ -8,6 +9,7 @@ from typing import Any
 
 from segjax import config as config_lib
 from segjax.core import files
+from segjax.modes.compare.differences import FEWEST_IMAGES, Difference
 from segjax.modes.compare.labels import NEITHER, RIGHT, VOID, Comparison
 from segjax.modes.compare.pictures import panel_names
 from segjax.modes.compare.runs import Compared
@@ -30,6 +32,12 @@ ABOUT_INTERVALS = (
     'Brackets: intervals of a single run, by resampled images. They do not bound a difference, '
     'because all runs score the same images.'
 )
+ABOUT_PAIRED = (
+    f'Brackets: 95 % intervals by resampled images, from {FEWEST_IMAGES} images on. All runs have '
+    'the same resamples. Bold: the interval does not hold 0, so the nets differ on images like '
+    'these. Another training of the same config may differ as much: train several seeds. mIoU: '
+    'of the classes that occur, at the resolution of the class maps.'
+)
 GROUPS = {
     'disagreement': (
         'Largest disagreement',
@@ -50,6 +58,7 @@ def page(
     runs: Sequence[Compared],
     shared: Values,
     comparison: Comparison,
+    paired: Sequence[Mapping[str, Difference]],
     groups: Groups,
     folder: pathlib.Path,
 ) -> str:
@@ -59,6 +68,7 @@ def page(
       runs: all of them.
       shared: from `scores.shared_scores`.
       comparison: of the class maps.
+      paired: from `differences.of_runs`.
       groups: examples with pictures.
       folder: of the page, with the pictures.
     """
@@ -66,6 +76,7 @@ def page(
     body = [
         _header(runs, title),
         _scores(runs, shared, comparison),
+        _paired(runs, paired),
         _pictures(runs, groups, folder / 'pictures'),
         _classes(runs),
         _histograms(runs),
@@ -199,6 +210,27 @@ def _signed(name: str, difference: float) -> str:
     if difference == 0:
         return '0'
     return f'{100 * difference:+.2f}' if is_share(name) else f'{difference:+.4g}'
+
+
+def _paired(runs: Sequence[Compared], paired: Sequence[Mapping[str, Difference]]) -> str:
+    """Shows the differences from the first run, with intervals over the images."""
+    names = list(paired[0])
+    rows = []
+    for compared, differences in zip(runs[1:], paired, strict=True):
+        cells = [f'{escape(compared.name)} − {escape(runs[0].name)}']
+        cells += [_with_interval(name, differences[name]) for name in names]
+        rows.append(cells)
+    table = html.table(['difference', *(f'{name}, points' for name in names)], rows)
+    return html.card('Differences, paired by image', f'{table}<p class="soft">{ABOUT_PAIRED}</p>')
+
+
+def _with_interval(name: str, difference: Difference) -> str:
+    """Formats a difference with its interval, bold if the interval is on one side of 0."""
+    value, low, high = (_signed(name, each) for each in difference)
+    if math.isnan(difference.low):
+        return value
+    text = f'<b>{value}</b>' if difference.low > 0 or difference.high < 0 else value
+    return f'{text} <span class="soft">[{low}, {high}]</span>'
 
 
 def _right_shares(runs: Sequence[Compared], comparison: Comparison) -> str:

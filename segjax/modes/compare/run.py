@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from segjax.config import config_file
 from segjax.core import files, parallel
+from segjax.data import table_rows
 from segjax.errors import InputError
-from segjax.modes.compare import page, scores
+from segjax.modes.compare import differences, page, scores
 from segjax.modes.compare.labels import LabelFiles, choose, compare, predict_split
 from segjax.modes.compare.pictures import write_group
 from segjax.modes.compare.runs import Compared, check_comparable, open_compared, parse
@@ -80,14 +81,20 @@ def _write(
 
     # The class maps tell which examples are worth a picture.
     first = runs[0]
-    comparison = compare(store, len(first.run.open_input(first.inputs)), len(runs))
+    source = first.run.open_input(first.inputs)
+    comparison = compare(store, len(source), len(runs), first.classes.num_classes)
     groups = {}
     for group, indices in choose(comparison.shares, num_pictures).items():
         place = folder / 'pictures'
         groups[group] = write_group(runs, store, comparison, group, indices, place)
 
+    # All runs score the same images, so differences are paired by image.
+    images = [table_rows.image_at(source, position) for position in range(len(source))]
+    paired = differences.of_runs(comparison.counts, images)
+
     # The page comes last: it shows the files.
     shared = scores.shared_scores(runs)
     files.write_text(folder / 'scores.csv', scores.table(runs, shared))
-    files.write_text(folder / page.PAGE, page.page(runs, shared, comparison, groups, folder))
+    content = page.page(runs, shared, comparison, paired, groups, folder)
+    files.write_text(folder / page.PAGE, content)
     return folder / page.PAGE

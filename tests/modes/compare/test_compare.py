@@ -175,6 +175,7 @@ def test_page_shows_all_parts_without_a_script(output):
     for heading in (
         'Runs',
         'Scores',
+        'Differences, paired by image',
         'Which prediction is right',
         'Largest disagreement',
         'Evenly spread images',

@@ -55,7 +55,7 @@ def test_files_return_the_class_maps_and_their_comparison(tmp_path):
     np.testing.assert_array_equal(truth, TRUTH)
     np.testing.assert_array_equal(predictions, [FIRST, SECOND])
 
-    comparison = labels.compare(store, num_examples=2, num_runs=2)
+    comparison = labels.compare(store, num_examples=2, num_runs=2, num_classes=3)
     np.testing.assert_array_equal(comparison.shares, [0, 3 / 4])
     # Example 0: two right and two wrong together. Example 1: one of each kind.
     np.testing.assert_array_equal(comparison.pixels, [[3, 1, 1, 3, 4]])
