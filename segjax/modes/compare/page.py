@@ -162,13 +162,14 @@ def _scores(runs: Sequence[Compared], shared: Values, comparison: Comparison) ->
         rows['/' in name].append(_score_row(name, shared, runs[0].stage.monitor))
     heads = ['score', *_heads(runs)]
     content = html.table(heads, rows[False])
-    if any(_interval(name, shared, 0) for name in shared):
+    has_intervals = any(_interval(name, shared, 0) for name in shared)
+    if has_intervals:
         content += f'<p class="soft">{ABOUT_INTERVALS}</p>'
     plain = html.card('Scores', content) if rows[False] else ''
     right = _right_shares(runs, comparison)
-    # Many runs need the whole width.
+    # Many runs and intervals need the whole width.
     section = plain + right
-    if len(runs) == 2:
+    if len(runs) == 2 and not has_intervals:
         section = f'<div class="halves"><div>{plain}</div><div>{right}</div></div>'
     if rows[True]:
         content = html.table(heads, rows[True])
