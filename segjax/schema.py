@@ -225,7 +225,7 @@ LIST = re.compile(r'(?P<name>\w+)=(?P<split>[\w-]+(?:\+[\w-]+)*):(?P<file>.+)')
 
 DRAW = re.compile(
     r'draw\((?P<size>[1-9]\d*)(?:, *seed=(?P<seed>\d+))?'
-    r'(?:, *(?P<rule>spread|whole|single)=(?P<group>city|sequence))?\)'
+    r'(?:, *(?P<rule>spread|whole|single)=(?P<group>city|sequence|[1-9]\d*of[1-9]\d*))?\)'
 )
 """Form of a draw, which stands for the file of an entry of `data.lists` (data/draws.py)."""
 
@@ -240,9 +240,9 @@ def example_lists(value: Iterable) -> str | None:
         if match['file'].startswith('draw(') and not DRAW.fullmatch(match['file']):
             forms = (
                 'draw(1488), draw(1488, seed=1), draw(1488, whole=city), draw(1488, spread=city), '
-                'draw(96, single=sequence)'
+                'draw(96, single=sequence), draw(90, whole=9of12)'
             )
-            return f'a draw of the form {forms}, with city or sequence; got {match["file"]!r}'
+            return f'a draw of the form {forms}; got {match["file"]!r}'
         names.append(match['name'])
     is_unique = len(set(names)) == len(names)
     return None if is_unique else 'a name of its own for each list'

@@ -14,11 +14,14 @@ list would get the examples that an earlier draw left behind, and their splits w
                              The sum of their sizes is the largest possible sum of at most SIZE
   draw(SIZE, single=GROUP)   an example of each of SIZE groups. No other draw has a part of them
 
-GROUP is `city` (the first part of a name of Cityscapes) or `sequence` (the clip of an example).
+GROUP is `city` (the first part of a name of Cityscapes), `sequence` (the clip of an example), or
+`9of12`: the first 9 of 12 consecutive examples of a sequence. No draw has the last 3, so frames of
+other groups are more than 3 frames apart. Blocks count the examples of SPLIT, so all draws of
+blocks need the same SPLIT.
 Members and non-members of other cities differ in more than membership: `spread` excludes this.
 Members and non-members of the same sequence show nearly the same scene: `whole` excludes this.
 Few whole sequences differ in their scenes, and their frames are no independent examples. `single`
-draws independent scenes.
+draws independent scenes. With few long sequences, `whole=9of12` draws parts of all of them.
 """
 
 import collections
@@ -65,7 +68,7 @@ class Draw(NamedTuple):
     size   number of examples
     seed   another seed gives another draw
     rule   '', 'spread', 'whole' or 'single'
-    group  'city' or 'sequence', '' without a rule
+    group  'city', 'sequence' or a text like '9of12', '' without a rule
     """
 
     name: str
@@ -103,7 +106,9 @@ def published_lists(data_set: str, options: str = '') -> tuple[str, ...]:
 
 
 def groups(draw: Draw, facts: Index, where: str) -> list[str]:
-    """Returns the group of each example. Without a rule, each example is a group of its own.
+    """Returns the group of each example, '' for an example that no draw may have.
+
+    Without a rule, each example is a group of its own.
 
     Args:
       draw: names the kind of the groups.
@@ -111,7 +116,7 @@ def groups(draw: Draw, facts: Index, where: str) -> list[str]:
       where: the entry of `data.lists`, for errors.
 
     Raises:
-      InputError: an example without such a group.
+      InputError: an example without such a group, or blocks that keep more examples than they have.
     """
     names = facts.name.tolist()
     if not draw.group:
@@ -130,6 +135,28 @@ def groups(draw: Draw, facts: Index, where: str) -> list[str]:
             expected=expected,
             fix=f'draw({draw.size}, seed={draw.seed}), without {draw.rule}={draw.group}',
         )
+    return _blocks(draw, facts, where) if 'of' in draw.group else group_of
+
+
+def _blocks(draw: Draw, facts: Index, where: str) -> list[str]:
+    """Returns the block of each frame, '' for the last frames of a block, which separate blocks."""
+    kept, length = (int(number) for number in draw.group.split('of'))
+    if kept > length:
+        raise InputError(
+            where,
+            got=f'{draw.rule}={draw.group}: the first {kept} of {length} examples',
+            expected='a number of kept examples up to the length of a block',
+            fix=f'{draw.rule}={length}of{kept}',
+        )
+    # Places of a sequence count its examples in this split, in the order of their frames.
+    group_of = [''] * len(facts.name)
+    places: collections.Counter[str] = collections.Counter()
+    for position in np.lexsort((facts.frame, facts.sequence)).tolist():
+        sequence = str(facts.sequence[position])
+        block, place = divmod(places[sequence], length)
+        places[sequence] += 1
+        if place < kept:
+            group_of[position] = f'{sequence} {block}'
     return group_of
 
 

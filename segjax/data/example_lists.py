@@ -104,7 +104,7 @@ def _drawn(draw: draws.Draw, facts: Index, is_free: Sequence[bool], where: str) 
     if draw.rule in ('whole', 'single'):
         used = {group for group, free in zip(group_of, is_free, strict=True) if not free}
         is_free = [group not in used for group in group_of]
-    free = [position for position, is_own in enumerate(is_free) if is_own]
+    free = [position for position, is_own in enumerate(is_free) if is_own and group_of[position]]
     names = [str(facts.name[position]) for position in free]
     free_groups = [group_of[position] for position in free]
     chosen = draws.choose(draw, names, free_groups, where)

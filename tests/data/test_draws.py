@@ -174,6 +174,37 @@ def test_sequences_are_groups():
     assert chosen in ([2, 3, 4], [0, 1, 5])
 
 
+def clips(**lengths):
+    """Returns facts of clips whose frames are shuffled, with names like 'b 7'."""
+    places = [(clip, frame) for clip, length in lengths.items() for frame in range(length)]
+    places = [places[i] for i in np.random.default_rng(0).permutation(len(places))]
+    found = facts([f'{clip} {frame}' for clip, frame in places], [clip for clip, _ in places])
+    return found._replace(frame=np.array([30 * frame for _, frame in places]))
+
+
+def test_blocks_of_frames_are_apart_in_time():
+    found = clips(a=60, b=27)
+    entries = ('a=all:draw(20, whole=4of6)', 'b=all:draw(16, whole=4of6)', 'c=all:draw(9)')
+    lists = example_lists.read(entries, {'all': found}, lambda _: found, 'the data set')
+    names = {
+        name: [found.name[i].split() for i in positions] for name, (_, positions) in lists.items()
+    }
+    assert [len(each) for each in names.values()] == [20, 16, 9]
+    for name in ('a', 'b'):
+        assert all(int(frame) % 6 < 4 for _, frame in names[name])
+        blocks = collections.Counter((clip, int(frame) // 6) for clip, frame in names[name])
+        assert all(count == 4 or block == ('b', 4) for block, count in blocks.items())
+    for (clip, frame), (other_clip, other) in itertools.product(names['a'], names['b']):
+        assert clip != other_clip or abs(int(frame) - int(other)) > 2
+
+
+def test_blocks_that_keep_more_frames_than_they_have_are_refused():
+    found = clips(a=24)
+    with pytest.raises(InputError, match='first 6 of 4') as error:
+        draws.groups(draws.parse('a', 'draw(8, whole=6of4)'), found, 'here')
+    draws.groups(draws.parse('a', f'draw(8, {error.value.fix})'), found, 'here')
+
+
 def test_examples_without_such_a_group_are_refused():
     with pytest.raises(InputError, match=r'40 of 40 examples without a sequence') as error:
         read('a=train:draw(3, whole=sequence)')
