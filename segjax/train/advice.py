@@ -72,6 +72,9 @@ def untrained(config: ml_collections.ConfigDict, stages: Sequence[Stage]) -> lis
             continue
         own = stage.name in config and 'num_steps' in config[stage.name]
         section = stage.name if own else 'train'
+        # A stage that no key gives steps evaluates nets that earlier stages train.
+        if config[section].num_steps:
+            continue
         steps = config_lib.defaults(config.pipeline)[section].num_steps or config.train.num_steps
         message = (
             f'empty, and stage {stage.name!r} has 0 steps: its nets keep their random parameters'

@@ -94,6 +94,7 @@ def test_small_experiments_from_scratch_miss_nothing():
 def test_a_stage_without_steps_and_start_keeps_random_parameters(steps, path, named):
     config = config_lib.defaults('supervised')
     config.init_from.path = path
+    config.train.num_steps = steps
     stages = [Stage('depth', steps, DATA, *[None] * 7), Stage('segmentation', 3, *[None] * 8)]
     warnings = advice.untrained(config, stages)
     assert [warning.message.split("'")[1] for warning in warnings] == named
@@ -104,10 +105,17 @@ def test_a_stage_without_training_data_uses_the_nets_of_the_stages_before():
     assert advice.untrained(config, [Stage('audit', 0, *[None] * 8)]) == []
 
 
+def test_a_stage_that_no_key_gives_steps_uses_the_nets_of_the_stages_before():
+    config = config_lib.defaults('supervised')
+    assert advice.untrained(config, [Stage('audit', 0, DATA, *[None] * 7)]) == []
+
+
 def test_a_stage_of_the_name_of_a_section_without_steps_has_the_steps_of_the_training():
     config = config_lib.defaults('shape_classifier')
+    steps = config.train.num_steps
+    config.train.num_steps = 0
     (warning,) = advice.untrained(config, [Stage('shapes', 0, DATA, *[None] * 7)])
-    assert f'--config.train.num_steps={config.train.num_steps}' in warning.fix
+    assert f'--config.train.num_steps={steps}' in warning.fix
 
 
 @pytest.mark.parametrize(
