@@ -169,12 +169,14 @@ def _check_shapes(path: pathlib.Path, headers: Mapping[str, Header]) -> None:
             expected='[H, W] integer train ids',
         )
     if shape[:2] != label_shape:
+        fix = 'save the label at the size of the posteriors, by nearest neighbours'
+        if shape[1:] == label_shape:
+            fix = 'save posteriors.transpose(1, 2, 0), because classes come last'
         raise InputError(
             str(path),
-            got=f'posteriors of {shape[0]}x{shape[1]} pixels, label of '
-            f'{label_shape[0]}x{label_shape[1]}',
-            expected='one size for both',
-            fix='save the label at the size of the posteriors, by nearest neighbours',
+            got=f'posteriors {list(shape)}, label {list(label_shape)}',
+            expected='posteriors [H, W, C] and label [H, W] of one size',
+            fix=fix,
         )
 
 
@@ -227,10 +229,13 @@ def _check_posteriors(path: pathlib.Path, posteriors: np.ndarray) -> None:
     total = posteriors.sum(-1)
     if low >= -TOLERANCE and np.abs(total - 1).max() <= TOLERANCE:
         return
-    # Name the usual mistakes.
+    # Name the usual mistakes. Values above 1 without a sign may be logits or scaled posteriors.
     got = f'sums over the classes from {total.min():.3g} to {total.max():.3g}'
     fix = 'posteriors / posteriors.sum(-1, keepdims=True)'
-    if low < -TOLERANCE or high > 1 + TOLERANCE:
+    if high > 1 + TOLERANCE:
+        got = f'values from {low:.3g} to {high:.3g}, and {got}'
+        fix = f'save softmax(logits, axis=-1) if they are logits, else {fix}'
+    if low < -TOLERANCE:
         got = f'values from {low:.3g} to {high:.3g}, which are logits'
         fix = 'save softmax(logits, axis=-1)'
     if high <= 0 and np.abs(np.exp(posteriors).sum(-1) - 1).max() <= TOLERANCE:
