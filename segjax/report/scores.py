@@ -52,6 +52,13 @@ MEANINGS = {
     'ODS_F': 'Boundaries are matched as in the Berkeley benchmark. ODS is at the best threshold of '
     'the data set, OIS at the best threshold of each image. F is the harmonic mean of precision '
     'and recall, and AP the area under the precision over the recall.',
+    'TPR_at_1_percent': 'AUC to balanced accuracy are scores of the attack net on images. TPR is '
+    'the share of the members that are found at a false-positive rate of 1 % or 0.1 %. On few '
+    'images, the best threshold lifts balanced accuracy and precision above chance. Scores of the '
+    'segmentation are those of the protected net on non-members. A gap is the score of members '
+    'minus the score of non-members. Intervals hold 95 %. The confound is a classifier that sees '
+    'facts of the images and no net. It gives a warning if its AUC is above the AUC on shuffled '
+    'facts. Then a high AUC of an attack need not show a leak.',
 }
 """Explanations by name, for scores whose name says too little."""
 INTERVAL = ('mean', 'value', 'low', 'high')

@@ -125,6 +125,17 @@ def defended_query(guarded: GuardedNet, state: TrainState, batch: Batch) -> Arra
     return answers
 
 
+def defence_in_words(testing: ml_collections.ConfigDict) -> str:
+    """Returns the name of a defence with its strength, such as 'gaussian 0.5'."""
+    if testing.defence in (NONE, 'argmax'):
+        return testing.defence
+    words = f'{testing.defence} {testing.strength:g}'
+    is_of_code = testing.gaussian_reading == 'all_classes'
+    if testing.defence == 'gaussian' and is_of_code:
+        words += ' (all_classes)'
+    return words
+
+
 def secret_key(seed: int) -> PRNGKey:
     """Returns the secret key of a defence, from `testing.secret`."""
     return rng.root(seed, 'defence')

@@ -26,6 +26,8 @@ ATTACKER = 'attacker'
 """Name of the attack by a trained net."""
 FACT = 'fact_'
 """Prefix of the values that are facts of the images."""
+NO_WARNING = 'none'
+"""Warning of a confound, if facts of the images do not give members away."""
 
 
 def scores(
@@ -76,9 +78,22 @@ def scores(
         **{name: of_attacker[name] for name in POINTS},
         'intervals': of_attacker['intervals'],
         'attacks': rows,
-        'baseline_chance': {'AUC': 0.5, 'AP': float(member.mean()), 'balanced_accuracy': 0.5},
+        'baseline_chance': scores_of_chance(member),
         **membership.attack_curves({name: by_image[name] for name in of_image}, member),
         'confound': confound_scores(values, member),
+    }
+
+
+def scores_of_chance(member: np.ndarray) -> dict[str, float]:
+    """Returns the scores of an attack that knows nothing, on many images."""
+    share = float(member.mean())
+    return {
+        'AUC': 0.5,
+        'AP': share,
+        'precision_at_recall_0.8': share,
+        'TPR_at_1_percent': 0.01,
+        'TPR_at_0.1_percent': 0.001,
+        'balanced_accuracy': 0.5,
     }
 
 
@@ -152,7 +167,10 @@ def facts_of(batch: Mapping[str, np.ndarray], num_classes: int) -> dict[str, np.
 
 
 def confound_scores(values: Mapping[str, np.ndarray], member: np.ndarray) -> dict[str, Any]:
-    """Returns how well facts of the images tell members from non-members, without a net."""
+    """Returns how well facts of the images tell members from non-members, without a net.
+
+    'AUC_shuffled' is the largest AUC on shuffled facts. A larger 'AUC' makes the warning.
+    """
     smallest = min(member.sum(), (~member).sum())
     if smallest < confound.FOLDS:
         return {}
@@ -162,9 +180,9 @@ def confound_scores(values: Mapping[str, np.ndarray], member: np.ndarray) -> dic
     result = confound.confound(facts, member)
     return {
         'AUC': result.auc,
-        'low': result.low,
-        'high': result.high,
-        'chance': result.chance,
-        'warning': '' if result.note is None else result.note.message,
+        'AUC_low': result.low,
+        'AUC_high': result.high,
+        'AUC_shuffled': result.chance,
+        'warning': NO_WARNING if result.note is None else result.note.message,
         **{f'AUC_{name}': value for name, value in result.by_fact.items()},
     }

@@ -65,6 +65,22 @@ def test_dropout_drops_channels_of_the_layer_of_the_net():
     np.testing.assert_allclose(nothing, np.broadcast_to(expected, nothing.shape), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ('testing', 'words'),
+    [
+        (dict(defence='none', strength=0.5), 'none'),
+        (dict(defence='argmax'), 'argmax'),
+        (dict(defence='top_k', strength=3.0), 'top_k 3'),
+        (
+            dict(defence='gaussian', strength=0.5, gaussian_reading='all_classes'),
+            'gaussian 0.5 (all_classes)',
+        ),
+    ],
+)
+def test_a_defence_in_words(testing, words):
+    assert guarded_net.defence_in_words(make_config(testing=testing).testing) == words
+
+
 # --- synthetic features ---------------------------------------------------------------------------
 
 

@@ -101,6 +101,12 @@ def test_nothing_is_scored_without_both_kinds():
     assert scores == dict.fromkeys(membership_scores.POINTS)
 
 
+def test_every_score_of_the_attack_net_has_a_chance():
+    chance = scores_of(make_values())['baseline_chance']
+    assert set(chance) == set(membership_scores.POINTS)
+    assert chance['AP'] == chance['precision_at_recall_0.8'] == pytest.approx(25 / N)
+
+
 @pytest.mark.parametrize('net', ['verdict', 'reference'])
 def test_a_net_that_diverged_hides_no_further_attack(net):
     values = make_values()
@@ -128,8 +134,9 @@ def test_facts_that_give_members_away_make_a_warning(is_confounded):
     values = make_values()
     values['fact_colour'][:, 1] += 3.0 * is_confounded * MEMBER
     result = scores_of(values)['confound']
-    assert bool(result['warning']) == is_confounded
-    assert (result['AUC'] > result['chance']) == is_confounded
+    assert (result['warning'] != membership_scores.NO_WARNING) == is_confounded
+    assert (result['AUC'] > result['AUC_shuffled']) == is_confounded
+    assert result['AUC_low'] <= result['AUC'] <= result['AUC_high']
     assert result['AUC_colour'] == result['AUC']
 
 
