@@ -169,10 +169,18 @@ def rmia(
       [N] float64 in [0, 1].
 
     Raises:
-      InputError: wrong shapes, an image that all shadows have, or an empty population.
+      InputError: wrong shapes, a slope outside of [0, 1], an image that all shadows have, or an
+        empty population.
 
     Source: Zarifzadeh, Liu, Shokri: Low-Cost High-Power Membership Inference Attacks, ICML 2024.
     """
+    if not 0 <= slope <= 1:
+        raise InputError(
+            'rmia: slope',
+            got=f'{slope}',
+            expected='a number from 0 to 1',
+            fix='slope=rmia_slope(shadow, member)',
+        )
     shadow, member, victim = _checked(shadow, member, victim)
     _check_counts((~member).sum(0), 1, 'without the image')
     mean_out = _mean_of_kind(np.exp(-shadow), ~member)
@@ -430,18 +438,22 @@ def image_rates(scores: ArrayLike, member: ArrayLike) -> np.ndarray:
     Members with the smallest rates are the most exposed images.
 
     Args:
-      scores: [N].
+      scores: [N]. NaN for images outside of a part, such as a class of `by_class`.
       member: [N] bool.
 
     Returns:
-      [N] float64 in [0, 1].
+      [N] float64 in [0, 1]. NaN for images with the score NaN, which count nowhere.
+
+    Raises:
+      InputError: no member with a score, or no non-member.
     """
     scores = np.asarray(scores, np.float64)
     member = np.asarray(member, bool)
-    _check_kinds(member)
-    of_rest = np.sort(scores[~member])
+    has_score = ~np.isnan(scores)
+    _check_kinds(member[has_score])
+    of_rest = np.sort(scores[~member & has_score])
     below = np.searchsorted(of_rest, scores, side='left')
-    return 1 - below / len(of_rest)
+    return np.where(has_score, 1 - below / len(of_rest), np.nan)
 
 
 # --- parts of the attacks -------------------------------------------------------------------------

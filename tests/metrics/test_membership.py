@@ -324,6 +324,16 @@ def test_the_rate_of_an_image_counts_the_non_members_that_score_as_high():
     np.testing.assert_allclose(got, [0, 1 / 3, 1 / 3, 2 / 3, 1])
 
 
+def test_an_image_without_a_score_has_no_rate():
+    scores = np.array([np.nan, 3.0, 2.0, 1.0, np.nan])
+    member = np.array([True, False, True, False, False])
+    np.testing.assert_array_equal(
+        membership.image_rates(scores, member), [np.nan, 0.5, 0.5, 1, np.nan]
+    )
+    with pytest.raises(InputError, match='members alone'):
+        membership.image_rates(np.where(member, scores, np.nan), member)
+
+
 @pytest.mark.parametrize(
     'shadow, member, victim, message',
     [
@@ -349,6 +359,8 @@ def test_wrong_settings_are_named():
         membership.lira_offline(LOGIT, MEMBER, VICTIM_LOGIT, sides='three')
     with pytest.raises(InputError, match='population'):
         membership.rmia(LOSS, MEMBER, VICTIM_LOSS, population=np.zeros(NUM_IMAGES, bool))
+    with pytest.raises(InputError, match='slope'):
+        membership.rmia(LOSS, MEMBER, VICTIM_LOSS, slope=3)
     with pytest.raises(InputError, match='0 for image'):
         membership.rmia(LOSS, np.ones_like(MEMBER), VICTIM_LOSS)
     for function in (membership.attack_scores, membership.image_rates):
