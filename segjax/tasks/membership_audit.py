@@ -232,6 +232,7 @@ def finalize(audit: Audit, judge: segmentation.Judge, metrics: Mapping[str, Mean
     scores = membership_scores.scores(
         values, member, audit.references, audit.config.testing.resamples
     )
+    # Scores of the attack net come first. Words say what was audited.
     num_rest = audit.num_audited - audit.num_members
     return {
         **{name: scores.pop(name) for name in membership_scores.POINTS},

@@ -188,7 +188,8 @@ def choose(lists: Lists, known: Sequence[str], place: str) -> Asked:
         rest = tuple(name for name in known if name not in listed)
     check_known(lists.where, (*lists.members, *rest), known, place)
     _check_listed(lists, known, place)
-    check_numbers(lists.where, len(lists.members), len(rest))
+    are_listed = lists.nonmembers is not None
+    check_numbers(lists.where, len(lists.members), len(rest), are_listed)
     member = np.arange(len(lists.members) + len(rest)) < len(lists.members)
     return Asked((*lists.members, *rest), member)
 
@@ -232,17 +233,25 @@ def check_known(where: str, names: Iterable[str], known: Iterable[str], place: s
         )
 
 
-def check_numbers(where: str, num_members: int, num_rest: int) -> None:
-    """Raises InputError unless there are enough images of both kinds to compare them."""
+def check_numbers(where: str, num_members: int, num_rest: int, are_listed: bool = True) -> None:
+    """Raises InputError unless there are enough images of both kinds to compare them.
+
+    Args:
+      where: the lists, for errors.
+      num_members: number of members.
+      num_rest: number of non-members.
+      are_listed: whether the user names the non-members.
+    """
+    fixes = {'members': 'list more members', 'non-members': 'list fewer images as members'}
+    if are_listed:
+        fixes['non-members'] = 'list more non-members, or leave --nonmembers out'
     for kind, number in (('members', num_members), ('non-members', num_rest)):
         if number < FOLDS:
             raise InputError(
                 where,
                 got=f'{number} {kind}',
                 expected=f'at least {FOLDS} members and {FOLDS} non-members',
-                fix=f'list more {kind}, or leave --nonmembers out'
-                if kind == 'non-members'
-                else f'list more {kind}',
+                fix=fixes[kind],
             )
 
 

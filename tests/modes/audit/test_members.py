@@ -104,5 +104,7 @@ def test_unknown_names_and_too_few(tmp_path):
         assert fragment in str(error.value)
     with pytest.raises(InputError, match='4 members'):
         members.choose(members.Lists(('n0', 'n1', 'n2', 'n3'), None, 'lists'), NAMES, 'p')
-    with pytest.raises(InputError, match='4 non-members'):
+    with pytest.raises(InputError, match=r'(?s)4 non-members.*fewer images as members'):
         members.choose(members.Lists(tuple(NAMES[:6]), None, 'lists'), NAMES, 'p')
+    with pytest.raises(InputError, match=r'(?s)4 non-members.*leave --nonmembers out'):
+        members.choose(members.Lists(tuple(NAMES[:6]), tuple(NAMES[6:]), 'lists'), NAMES, 'p')
