@@ -10,7 +10,7 @@ from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.claims import Comparison, compare, difference
 from segjax.modes.table.plan import TablePlan, TableRun
 from segjax.modes.table.runs import OPEN, Outcome, outcome
-from segjax.modes.table.spec import Claim, Column, Difference, Row
+from segjax.modes.table.spec import Claim, Column, Difference, Row, Table
 from segjax.modes.table.speed import Figure, Speeds, figure, stored, timed_runs
 from segjax.report.scores import Curve, CurveLine, all_curves, flat_scalars
 from segjax.schema import is_number
@@ -57,7 +57,7 @@ def measure(plan: TablePlan) -> Measured:
     begun = row_starts(plan, outcomes)
     comparisons = []
     for claim in table.claims:
-        remarks = ['different starts'] if _starts_differ(plan, claim, begun) else []
+        remarks = ['different starts'] if starts_differ(plan.table, claim, begun) else []
         comparisons.append(compare(table, claim, cells, remarks))
     headlines = [(headline, difference(headline, cells)) for headline in table.headlines]
     return Measured(plan, outcomes, cells, comparisons, headlines, speeds, begun)
@@ -78,13 +78,17 @@ def row_starts(plan: TablePlan, outcomes: Mapping[tuple[str, int], Outcome]) -> 
     return by_key
 
 
-def _starts_differ(plan: TablePlan, claim: Claim, begun: Mapping[str, str]) -> bool:
+def starts_differ(table: Table, claim: Claim, begun: Mapping[str, str]) -> bool:
     """Returns whether a reader must know that the two rows of a claim have different starts.
 
-    If one of the rows begins from another row, the difference is intended.
+    If one of the rows begins from another row, the difference is intended. A row that evaluates
+    the run of another row has its net, and so its start.
     """
-    intended = any(plan.table.row(key).after for key in (claim.higher, claim.lower))
-    return begun[claim.higher] != begun[claim.lower] and not intended
+    rows = [table.row(key) for key in (claim.higher, claim.lower)]
+    if any(row.after for row in rows):
+        return False
+    above, below = (begun[row.evaluates or row.key] for row in rows)
+    return above != below
 
 
 def score_cell(row: Row, column: Column, outcomes: Mapping[int, Outcome]) -> Cell:

@@ -62,12 +62,22 @@ def _header(measured: Measured) -> list[str]:
 
 
 def plot_name(table: Table, row: Row) -> str:
-    """Returns the name of a row, or its key if several rows have this name.
+    """Returns the name of a row, with its labels if several rows have this name.
 
-    In the table such rows are told apart by their labels and numbers.
+    It is the key of the row if labels do not tell these rows apart.
     """
-    names = [other.name for other in table.rows]
-    return row.name if names.count(row.name) == 1 else row.key
+    names = [other.name for other in table.shown]
+    if names.count(row.name) == 1:
+        return row.name
+    labelled = [_with_labels(other) for other in table.shown]
+    own = _with_labels(row)
+    return own if labelled.count(own) == 1 else row.key
+
+
+def _with_labels(row: Row) -> str:
+    """Returns the name of a row with its labels, such as 'Argmax (A1)'."""
+    labels = ', '.join(str(label) for label in row.labels.values())
+    return f'{row.name} ({labels})' if labels else row.name
 
 
 def _dot_plot(measured: Measured, column: Column) -> str:

@@ -7,6 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from paper_table import FILE, RESULTS, run_scores, start
 
 from segjax.metrics import curves
+from segjax.modes.table import page as table_page
+from segjax.modes.table.spec import Row, Table
 
 
 def page_of(outputs) -> ElementTree.Element:
@@ -110,3 +112,16 @@ def test_curves_have_a_line_for_each_row_that_has_them(table_file, trained, monk
     titles = [title.text for title in chart.iter('title')]
     assert titles[0] == 'as published, false positive rate 0.01: 0.2', 'the mean over the seeds'
     assert not any('as wide' in title for title in titles), 'this row has no curve'
+
+
+def test_rows_of_one_name_are_plotted_with_their_labels_or_keys():
+    rows = (
+        Row('a', 'Argmax', 'x.py', labels={'adversary': 'A1'}),
+        Row('b', 'Argmax', 'x.py', labels={'adversary': 'A2'}),
+        Row('c', 'None', 'x.py', labels={'adversary': 'A1'}),
+        Row('d', 'Noise', 'x.py'),
+        Row('e', 'Noise', 'x.py'),
+    )
+    table = Table('', '', (), rows, {})
+    names = [table_page.plot_name(table, row) for row in rows]
+    assert names == ['Argmax (A1)', 'Argmax (A2)', 'None', 'd', 'e']

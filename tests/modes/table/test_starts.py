@@ -11,8 +11,8 @@ from segjax import config as config_lib
 from segjax import pretrained
 from segjax.core import files
 from segjax.errors import InputError
-from segjax.modes.table import starts
-from segjax.modes.table.spec import Row
+from segjax.modes.table import numbers, starts
+from segjax.modes.table.spec import Claim, Row, Table
 from segjax.train import driver, initialization
 
 
@@ -266,3 +266,18 @@ def test_the_table_names_the_sources_of_nets(weights, tmp_path):
     assert starts.text(*arguments) == 'random, vgg from a.npz (0123456789ab)'
     row, config, folder, _ = arguments
     assert starts.text(row, config, folder, None) == 'random, vgg from a.npz'
+
+
+def test_a_row_that_evaluates_a_run_has_the_start_of_its_net():
+    rows = (
+        Row('a', 'A', 'x.py'),
+        Row('b', 'B', 'x.py', evaluates='a'),
+        Row('c', 'C', 'x.py', evaluates='d'),
+        Row('d', 'D', 'x.py'),
+    )
+    table = Table('', '', (), rows, {})
+    begun = {'a': 'random', 'b': 'run of row a', 'c': 'run of row d', 'd': 'x.npz'}
+    differ = {}
+    for pair in ('ab', 'cd', 'ac', 'ad'):
+        differ[pair] = numbers.starts_differ(table, Claim('', 'mIoU', *pair), begun)
+    assert differ == {'ab': False, 'cd': False, 'ac': True, 'ad': True}
