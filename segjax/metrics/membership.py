@@ -184,7 +184,8 @@ def rmia(
     shadow, member, victim = _checked(shadow, member, victim)
     _check_counts((~member).sum(0), 1, 'without the image')
     mean_out = _mean_of_kind(np.exp(-shadow), ~member)
-    ratio = np.exp(-victim) / (((1 + slope) * mean_out + 1 - slope) / 2)
+    # With a slope of 1, mean_out + (1 - 1) keeps a mean that is far below the rounding of 1.
+    ratio = np.exp(-victim) / (((1 + slope) * mean_out + (1 - slope)) / 2)
     is_z = np.ones(len(victim), bool) if population is None else np.asarray(population, bool)
     if not is_z.any():
         raise InputError('rmia: population', got='no image', expected='an image or more')

@@ -317,6 +317,14 @@ def test_a_higher_level_is_a_wider_interval():
         assert wide['low'] < narrow['low'] < narrow['high'] < wide['high']
 
 
+def test_rmia_ranks_losses_of_one_hot_posteriors():
+    """A mean of exp(-60) is below the rounding of 1, but it is not 0."""
+    shadow = np.array([[60.0, 60.0, 50.0]])
+    victim = np.array([50.0, 40.0, 50.0])
+    scores = membership.rmia(shadow, np.zeros((1, 3), bool), victim, slope=1)
+    np.testing.assert_allclose(scores, [1 / 3, 2 / 3, 0])
+
+
 def test_the_rate_of_an_image_counts_the_non_members_that_score_as_high():
     scores = np.array([5.0, 3.0, 3.0, 1.0, 0.0])
     member = np.array([True, False, True, False, False])

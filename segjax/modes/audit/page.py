@@ -94,7 +94,7 @@ def _verdict(audited: Audit) -> str:
     if audited.measured.unlabelled:
         number = len(audited.measured.unlabelled)
         shown = shortened(audited.measured.unlabelled)
-        notes.append(f'{number} images without a labelled pixel are left out: {shown}.')
+        notes.append(f'Images without a labelled pixel are left out ({number}): {shown}.')
     # Attacks that lack the same shadows share a note.
     names_of: dict[str, list[str]] = {}
     for name, reason in audited.attacks.missing.items():
