@@ -115,6 +115,17 @@ def test_names_of_lists_fit_into_the_tables(mine):
         assert any(line.split()[:3] == [name, '1', '1'] for line in lines)
 
 
+def test_a_list_that_cannot_be_drawn_is_a_single_error(mine):
+    config = mine[1]
+    config.data.lists = ('members=train:draw(900)', 'rest=train:draw(1)')
+    config.data.train_split = 'members'
+    config.data.eval_split = 'rest'
+    (finding,) = errors(config)
+    assert 'draw(900)' in finding.where
+    config.data.eval_split = 'rst'
+    assert {finding.where for finding in errors(config)} > {'config.data.eval_split'}
+
+
 def test_all_problems_at_once(mine, capsys):
     root, config = mine
     masks, images = root / 'masks/train', root / 'images/train'

@@ -13,9 +13,11 @@ from segjax.spec import split_names
 def splits_of_config(config: Any, splits: Mapping[str, SplitSummary]) -> list[Finding]:
     """Finds splits that the data set does not have, and training on images of the evaluation."""
     findings = []
+    # A list that could not be made is an error already.
+    listed = {entry.partition('=')[0].strip() for entry in config.data.lists}
     for key in ('train_split', 'eval_split'):
         for name in split_names(config.data[key]):
-            if name not in splits:
+            if name not in splits and name not in listed:
                 message = (
                     f'got {config.data[key]!r}; expected one of {", ".join(splits)}, '
                     'or slices and sums of these splits'
