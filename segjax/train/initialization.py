@@ -404,8 +404,7 @@ def check_frozen(run: Run, stages: Sequence[Stage], states: Mapping[str, TrainSt
     """
     # Most runs have no such net, and read no source here.
     frozen = [stage for stage in stages if stage.frozen]
-    init_from = run.config.init_from
-    if not frozen or (init_from.path and run.source() is None):
+    if not frozen or (run.config.init_from.path and run.source() is None):
         return
     for stage in frozen:
         state = states[stage.name]
@@ -413,14 +412,34 @@ def check_frozen(run: Run, stages: Sequence[Stage], states: Mapping[str, TrainSt
         loaded = _nets_from_path(run, net_sources.without(state, own)) | own.keys()
         missing = [net for net in stage.frozen if net not in loaded]
         if missing:
-            rows = [tuple(row) for row in init_from.sources]
-            typed = typed_text((*rows, (missing[0], f'runs/{missing[0]}')))
-            raise InputError(
-                'config.init_from',
-                got=f'no parameters of the net {missing[0]!r} in {init_from.path or "any source"}',
-                expected=f'a run that has the net, because stage {stage.name!r} does not train it',
-                fix=f'--{net_sources.WHERE}={typed}, with the path of such a run',
-            )
+            raise _no_parameters(run, stage, state, missing[0])
+
+
+def _no_parameters(run: Run, stage: Stage, state: TrainState, net: str) -> InputError:
+    """Returns the error for a frozen net whose parameters are in no source.
+
+    A run may have a net of the same name with other layers.
+    """
+    init_from = run.config.init_from
+    source = run.source()
+    theirs = {}
+    if source is not None and not isinstance(source, pretrained.Weights):
+        theirs = trees.named_leaves(source['params'].get(net, {}))
+    if theirs and not theirs.keys() & trees.named_leaves(state.params[net]).keys():
+        return InputError(
+            'config.init_from',
+            got=f'the net {net!r} with other layers in {init_from.path}',
+            expected=f'the net of this config, because stage {stage.name!r} does not train it',
+            fix='set the keys of the net as in the config.json of that run',
+        )
+    rows = [tuple(row) for row in init_from.sources]
+    typed = typed_text((*rows, (net, f'runs/{net}')))
+    return InputError(
+        'config.init_from',
+        got=f'no parameters of the net {net!r} in {init_from.path or "any source"}',
+        expected=f'a run that has the net, because stage {stage.name!r} does not train it',
+        fix=f'--{net_sources.WHERE}={typed}, with the path of such a run',
+    )
 
 
 def _check_published(

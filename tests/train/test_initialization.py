@@ -123,6 +123,9 @@ def test_a_frozen_net_without_parameters_is_refused(abstract, tmp_path):
         with pytest.raises(InputError, match='segmenter') as error:
             check(config, 'segmenter', **replaced)
         assert words in error.value.got and "(('segmenter', 'runs/segmenter'),)" in error.value.fix
+    other_net = {'params': {'segmenter': {'conv1_1': np.zeros(3)}}, 'model_state': {}}
+    with pytest.raises(InputError, match="the net 'segmenter' with other layers"):
+        check(make_config(path), 'segmenter', source=lambda: other_net)
 
 
 def test_a_stage_checks_the_parameters_that_it_starts_from(abstract, tmp_path):
