@@ -202,7 +202,7 @@ def _evaluated(run: Run, stage: Stage, inside: Images) -> Images:
     for row, content in enumerate(evaluated.contents):
         if content not in members_of:
             rows.append(row)
-    return evaluated.chosen(rows)
+    return evaluated.chosen(rows)._replace(named=f'{evaluated.named} without the members')
 
 
 def is_list(value: str) -> bool:

@@ -21,7 +21,7 @@ from segjax.modes.audit.measure import Measured, Record, Sums, sums
 from segjax.ops import posteriors as posteriors_lib
 from segjax.ops import windows
 from segjax.protocol import Array, Batch, Input, Stage, TrainState
-from segjax.tasks import segmentation
+from segjax.tasks import guarded_net, segmentation
 from segjax.train import driver, initialization, same_run, states
 from segjax.train.run import Run
 from segjax.train.stage_functions import batch_in_step
@@ -86,14 +86,20 @@ def described(net: Net, state: TrainState) -> dict[str, Any]:
     """Returns facts about a net for the record of an audit."""
     height, width = net.stage.eval_input.size
     arrays = {'params': state.params, 'model_state': state.model_state, 'extra': state.extra}
+    # A guarded net answers behind a defence of its own.
+    config = net.run.config
+    own = {}
+    if 'testing' in config and 'defence' in config.testing:
+        own['defence of the stage'] = guarded_net.defence_in_words(config.testing)
     return {
         'model': net.run.workdir.name,
         'run': str(net.run.workdir),
-        'pipeline': net.run.config.pipeline,
+        'pipeline': config.pipeline,
         'stage': net.stage.name,
         'step': int(state.step),
         'net': initialization.digest(parallel.to_host(arrays)),
         'posteriors': f'{height}x{width}, the evaluation size{_crops(net)}',
+        **own,
     }
 
 

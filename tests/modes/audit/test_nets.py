@@ -6,6 +6,7 @@ import shutil
 import types
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import toy_run
@@ -187,6 +188,19 @@ def test_a_run_without_training_images_needs_a_list(net):
         images.find(net.run, (stage,), stage, order('w', 'o'))
 
 
+def test_the_defence_of_a_guarded_net_is_recorded(net):
+    state = nets.load_state(net, 'last')
+    assert 'defence of the stage' not in nets.described(net, state)
+    config = ml_collections.ConfigDict(net.run.config.to_dict())
+    config.testing = {
+        'defence': 'gaussian',
+        'strength': 0.5,
+        'gaussian_reading': 'predicted_label',
+    }
+    guarded = net._replace(run=net.run._replace(config=config))
+    assert nets.described(guarded, state)['defence of the stage'] == 'gaussian 0.5'
+
+
 def test_an_evaluation_of_members_and_non_members_loses_the_members(net):
     """As the stage `audit` of membership inference."""
     both = net.stage._replace(eval_input=net.stage.eval_input._replace(split='train+val'))
@@ -194,6 +208,7 @@ def test_an_evaluation_of_members_and_non_members_loses_the_members(net):
     everything = find(net)
     assert found.members.names == everything.members.names
     assert found.nonmembers.contents == everything.nonmembers.contents
+    assert found.where == '--members train --nonmembers train+val without the members'
     same = net.stage._replace(eval_input=net.stage.eval_input._replace(split='train'))
     with pytest.raises(InputError, match='16 images that are members and non-members'):
         images.find(net.run, (same,), same, order('w', 'o'))
