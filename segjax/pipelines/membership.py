@@ -446,6 +446,8 @@ def trained_net(system: System, name: str) -> Stage:
         excludes=system.pool.excludes,
     )
     evaluation = segmentation.make_evaluation(config, spec, scorers.make_infer(training))
+    # `--mode compare` compares victims: a net of the adversary is no result.
+    evaluation = evaluation._replace(label_maps=None)
     return Stage(
         name=name,
         num_steps=training.num_steps,

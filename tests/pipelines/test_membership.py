@@ -92,6 +92,12 @@ def test_references_see_halves_of_the_images_of_the_adversary():
     assert {stage.train_input.split for stage in stages[3:-1]} == {'train+val'}
 
 
+def test_the_victim_alone_is_compared_with_further_runs():
+    stages = pipeline.make_stages(make_config(references=dict(count=1)), SPEC, SPEC)
+    compared = [stage.name for stage in stages if stage.label_maps is not None]
+    assert compared == ['victim']
+
+
 def test_loaded_nets_are_frozen():
     config = make_config(victim=dict(use='load'), attacker=dict(use='load'))
     config.init_from.path = 'runs/membership'
