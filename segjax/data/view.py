@@ -157,11 +157,14 @@ class View:
             if common:
                 names = self.facts(split).name[common[:3]].tolist()
                 shown = ', '.join(names) + (', ...' if len(common) > 3 else '')
+                fix = 'remove them from one of the lists of config.data.lists'
+                if other == split:
+                    fix = f'another split in place of {split!r}, which two keys name'
                 raise InputError(
                     f'split {split!r} of {self.where}',
                     got=f'{len(common)} examples that {other!r} has too: {shown}',
                     expected=f'no common example: {split!r} excludes {other!r}',
-                    fix='remove them from one of the lists of config.data.lists',
+                    fix=fix,
                 )
 
     def _check_once(self, split: str) -> None:

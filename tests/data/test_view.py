@@ -393,6 +393,8 @@ def test_common_examples_of_splits_that_exclude_each_other_are_refused(camvid, t
     listed = error.value.got.partition('too: ')[2].split(', ')
     assert len(listed) == number and set(listed) <= set(shared)
     assert len(prepared.open_input(inputs._replace(excludes=()))) == len(shared)
+    with pytest.raises(InputError, match='another split in place of'):
+        prepared.open_input(inputs._replace(excludes=(split,)))
 
 
 def test_splits_without_a_common_example_may_exclude_each_other(camvid, tmp_path):
