@@ -1,4 +1,4 @@
-"""Table 7.2 of He's thesis, and the attacks of its Figs. 7.5 and 7.6: defences of a victim.
+"""Table 7.2 of He's thesis, and the scores of its Figs. 7.5, 7.6, 7.11 and 7.12: defences.
 
 python -m segjax.main --mode table --table configs/tables/membership_table7_2.py \\
     --scale quick --workdir runs/table7_2
@@ -18,6 +18,7 @@ from segjax.modes.table import (
     Column,
     Row,
     Scale,
+    Scatter,
     Table,
     published_numbers,
     share_columns,
@@ -161,4 +162,5 @@ def get_table():
         notes=NOTES,
         compare=(NONE, 'dropout_0.9', 'gaussian_1.0', 'synfeat_0.95'),
         claims=get_claims(),
+        scatters=(Scatter('AUC', 'mIoU'), Scatter('loss AUC', 'mIoU')),
     )

@@ -235,6 +235,15 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             fix='--config.data.labelled_fraction=1.0, with a smaller list of members',
         )
     # A net that is not trained comes from init_from.
+    is_guarded = config.features.use == config.victim.use == 'load'
+    if is_guarded and not (config.init_from.path or config.init_from.sources):
+        raise InputError(
+            'config.init_from.path',
+            got="''",
+            expected='the victim and its generator, in an evaluation too: the folder RUN/features '
+            'of a run of configs/dense_features.py',
+            fix='--config.init_from.path=runs/features/features',
+        )
     if not config.init_from.path:
         loaded = {
             SEGMENTER: (config.victim.use, 'the run or the published weights of the victim'),

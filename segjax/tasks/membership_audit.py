@@ -82,7 +82,7 @@ def make_evaluation(audit: Audit) -> Evaluation:
     mIoU, ..        of the non-members
     members_mIoU, gap_mIoU, ..  of the members, and how much larger it is
     confound        whether facts of the images alone tell members from non-members
-    defence, images  what was audited, in words
+    adversary, defence, images  what was audited, in words
 
     `--mode predict` returns the posteriors behind the defence. Every tile is a query of its own.
     """
@@ -238,6 +238,7 @@ def finalize(audit: Audit, judge: segmentation.Judge, metrics: Mapping[str, Mean
         **{name: scores.pop(name) for name in membership_scores.POINTS},
         **segmentation_scores(judge, counts),
         **scores,
+        'adversary': audit.config.shadow.adversary,
         'defence': guarded_net.defence_in_words(audit.config.testing),
         'images': f'{audit.num_members} members, {num_rest} non-members',
     }

@@ -307,6 +307,7 @@ def without_library():
         (dict(victim=dict(use='load')), 'config.init_from.sources'),
         (dict(attacker=dict(use='load')), 'config.init_from.sources'),
         (dict(features=dict(use='load')), 'config.features.use'),
+        (dict(victim=dict(use='load'), features=dict(use='load')), 'config.init_from.path'),
         (dict(victim=dict(use='load'), init_from=dict(path='victim.pth')), 'config.init_from.nets'),
         (dict(testing=dict(defence='dropout', strength=1.0)), 'config.testing.strength'),
         (dict(testing=dict(defence='obfuscate', strength=2.0)), 'config.testing.strength'),
