@@ -17,6 +17,9 @@ from segjax.schema import is_number
 from segjax.train import driver
 from segjax.train import stored as stored_files
 
+MOST_LINES = 12
+"""Largest number of lines of a chart in which rows have several lines each."""
+
 
 class Measured(NamedTuple):
     """Holds everything that the outputs show.
@@ -157,7 +160,7 @@ def row_curves(measured: Measured, names: Mapping[str, str]) -> dict[str, Curve]
       measured: the numbers of the table.
       names: names of the rows in the legend, by row key. Only these rows are drawn.
     """
-    drawn: dict[str, Curve] = {}
+    by_row: dict[str, dict[str, Curve]] = {}
     for key, legend in names.items():
         row = measured.plan.table.row(key)
         by_seed = []
@@ -165,10 +168,57 @@ def row_curves(measured: Measured, names: Mapping[str, str]) -> dict[str, Curve]
             by_seed.append(all_curves(stage_scores(row, measured.outcomes[key, seed].scores)))
         for name in dict.fromkeys(name for curves in by_seed for name in curves):
             mean = mean_curve([curves[name] for curves in by_seed if name in curves])
-            lines = [_with_row(line, legend, len(mean.lines)) for line in mean.lines]
-            first = drawn.setdefault(name, mean._replace(lines=()))
+            rows = by_row.setdefault(name, {})
+            first = next(iter(rows.values()), mean)
             if first._replace(lines=()) == mean._replace(lines=()):
-                drawn[name] = first._replace(lines=(*first.lines, *lines))
+                rows[legend] = mean
+
+    drawn = {}
+    for name, rows in by_row.items():
+        drawn |= together(name, rows)
+    return drawn
+
+
+def together(name: str, rows: Mapping[str, Curve]) -> dict[str, Curve]:
+    """Returns a curve with all lines of all rows, or a curve for each line if they are many.
+
+    Args:
+      name: of the curve.
+      rows: {name of the row: its curve}.
+    """
+    lines = []
+    most = 0
+    for legend, curve in rows.items():
+        lines += [_with_row(line, legend, len(curve.lines)) for line in curve.lines]
+        most = max(most, len(curve.lines))
+    if most > 1 and len(lines) > MOST_LINES:
+        return _by_line(name, rows)
+    return {name: next(iter(rows.values()))._replace(lines=tuple(lines))}
+
+
+def _by_line(name: str, rows: Mapping[str, Curve]) -> dict[str, Curve]:
+    """Returns a curve for each line of the rows, with a line for each row.
+
+    Lines that are equal in all rows, such as the line of chance, are drawn in every curve.
+
+    Args:
+      name: of the curve.
+      rows: {name of the row: its curve}.
+    """
+    by_line: dict[str, list[CurveLine]] = {}
+    for legend, curve in rows.items():
+        for line in curve.lines:
+            by_line.setdefault(line.name, []).append(line._replace(name=legend))
+    common = []
+    for line_name, lines in list(by_line.items()):
+        points = {(tuple(line.x), tuple(line.y)) for line in lines}
+        if len(points) == 1 and len(lines) == len(rows) > 1 and len(by_line) > 1:
+            common.append(lines[0]._replace(name=line_name))
+            del by_line[line_name]
+    first = next(iter(rows.values()))
+    drawn = {}
+    for line_name, lines in by_line.items():
+        drawn[f'{name} of {line_name}'] = first._replace(lines=(*lines, *common))
     return drawn
 
 

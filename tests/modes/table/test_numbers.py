@@ -5,6 +5,7 @@ import pathlib
 from paper_table import FILE, run_scores, start
 
 from segjax.metrics import curves
+from segjax.modes.table import numbers
 from segjax.modes.table.cells import Cell, score_at
 from segjax.modes.table.numbers import mean_curve, stage_scores
 from segjax.modes.table.spec import Row
@@ -83,3 +84,18 @@ def test_a_curve_is_averaged_over_the_seeds_if_their_positions_agree():
     assert mean_curve([first, second]) == curve((0, 0.25), (1, 0.75))
     assert mean_curve([first, moved]) == first, 'no value of y lies at the same x'
     assert mean_curve([first]) == first
+
+
+def test_many_lines_are_drawn_apart_with_the_lines_that_all_rows_share(monkeypatch):
+    rows = {}
+    for row in range(2):
+        lines = {'loss': ([0, 1], [row, 1]), 'net': ([0, 1], [0, row]), 'chance': ([0, 1], [0, 1])}
+        rows[f'row {row}'] = all_curves({'roc': curves.curve(lines, 'false', 'true')})['roc']
+    assert numbers.together('roc', rows).keys() == {'roc'}
+    assert len(numbers.together('roc', rows)['roc'].lines) == 6
+    monkeypatch.setattr(numbers, 'MOST_LINES', 5)
+    apart = numbers.together('roc', rows)
+    assert list(apart) == ['roc of loss', 'roc of net']
+    for curve_of_line in apart.values():
+        assert [line.name for line in curve_of_line.lines] == ['row 0', 'row 1', 'chance']
+    assert apart['roc of net'].lines[1].y == [0, 1]
