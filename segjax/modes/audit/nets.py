@@ -27,6 +27,9 @@ from segjax.train.run import Run
 from segjax.train.stage_functions import batch_in_step
 from segjax.train.stop import Preempted, StopSignal
 
+OWN_DEFENCE = 'defence of the stage'
+"""Fact about a guarded net: the defence of its config."""
+
 
 class Net(NamedTuple):
     """A run that is open, and its stage that predicts posteriors.
@@ -90,7 +93,7 @@ def described(net: Net, state: TrainState) -> dict[str, Any]:
     config = net.run.config
     own = {}
     if 'testing' in config and 'defence' in config.testing:
-        own['defence of the stage'] = guarded_net.defence_in_words(config.testing)
+        own[OWN_DEFENCE] = guarded_net.defence_in_words(config.testing)
     return {
         'model': net.run.workdir.name,
         'run': str(net.run.workdir),

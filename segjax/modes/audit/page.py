@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from segjax.modes.audit import nets
 from segjax.modes.audit.defences import NONE
 from segjax.modes.audit.measure import REACH
 from segjax.modes.audit.members import shortened
@@ -223,6 +224,9 @@ def _defences(audited: Audit) -> str:
         f'of non-members, by the policy {POLICY!r} for absent classes. The similarity is the '
         'overlap of the histograms of posteriors.'
     )
+    own = audited.made_by.get(nets.OWN_DEFENCE, NONE)
+    if own != NONE:
+        text += f' All rows come behind the defence of the stage, {own}.'
     plot = charts.scatter_plot(
         'Attack and segmentation',
         points,

@@ -13,7 +13,7 @@ from segjax import main
 from segjax.core.notes import Note
 from segjax.metrics.confound import Confound
 from segjax.modes import audit
-from segjax.modes.audit import facts, page, results, verdict
+from segjax.modes.audit import facts, nets, page, results, verdict
 
 GAP = 0.2
 SPREAD = 0.2
@@ -255,7 +255,10 @@ def test_images_without_a_label_are_told(tmp_path):
     np.savez(path, posteriors=arrays['posteriors'], label=np.full_like(arrays['label'], 255))
     audited = audit.main(None, order(tmp_path))
     assert audited.measured.unlabelled == ('img_0003',) == tuple(audited.scores['unlabelled'])
-    assert '1 images without a labelled pixel' in page.page(audited)
+    assert 'without a labelled pixel are left out (1)' in page.page(audited)
+    assert 'defence of the stage' not in page.page(audited)
+    guarded = audited._replace(made_by={**audited.made_by, nets.OWN_DEFENCE: 'dropout 0.5'})
+    assert 'behind the defence of the stage, dropout 0.5' in page.page(guarded)
     assert len(results.image_rows(audited)) == 19
 
 
