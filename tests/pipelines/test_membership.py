@@ -395,7 +395,7 @@ def test_rows_of_the_table_audit_a_run_with_another_test_alone(scale):
         return config_lib.to_json(config_file.load(text))
 
     audits = [row for row in table.rows if row.evaluates]
-    assert len(audits) == 10
+    assert len(audits) == 12
     for row in audits:
         own = config_of(row)
         start = config_of(table.row(row.evaluates))

@@ -51,7 +51,7 @@ from segjax.modes.table import spec
         ("labels={'width': '1/2'}", "evaluates='base', after='strong'",
          ["row 'thin'", "and after='strong'", 'leave one of both out']),
         ("labels={'width': '1/2'}", "evaluates='base'",
-         ["row 'thin': evaluates='base'", 'model.width', 'train this row']),
+         ["row 'thin': evaluates='base'", 'model.width', '(base|thin)$:model.width=VALUE']),
         ("'model.width=0.5',)", "'init_from.path=x',), after='base'",
          ['init_from.path', "'x', and after"]),
         ("compare=(", "headlines=(Difference('gap', 'mIoU', 'base', 'thn'),), compare=(",
