@@ -82,7 +82,7 @@ def make_evaluation(audit: Audit) -> Evaluation:
     mIoU, ..        of the non-members
     members_mIoU, gap_mIoU, ..  of the members, and how much larger it is
     confound        whether facts of the images alone tell members from non-members
-    adversary, defence, images  what was audited, in words
+    adversary, defence, images  texts about the audit
 
     `--mode predict` returns the posteriors behind the defence. Every tile is a query of its own.
     """
@@ -232,7 +232,7 @@ def finalize(audit: Audit, judge: segmentation.Judge, metrics: Mapping[str, Mean
     scores = membership_scores.scores(
         values, member, audit.references, audit.config.testing.resamples
     )
-    # Scores of the attack net come first. Words say what was audited.
+    # Scores of the attack net come first, texts about the audit last.
     num_rest = audit.num_audited - audit.num_members
     return {
         **{name: scores.pop(name) for name in membership_scores.POINTS},

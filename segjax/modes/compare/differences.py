@@ -1,7 +1,7 @@
 """Differences of pixel accuracy and mIoU between runs, with intervals that are paired by image."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,9 +84,12 @@ def of_runs(counts: np.ndarray, groups: Sequence[int]) -> list[dict[str, Differe
     result = []
     for number in range(1, num_runs):
         found = {name: Difference(**rows[f'{name}/{number}']) for name in SCORES}
-        if len(set(groups)) < FEWEST_IMAGES:
-            found = {
-                name: Difference(each.value, math.nan, math.nan) for name, each in found.items()
-            }
         result.append(found)
-    return result
+    if len(set(groups)) >= FEWEST_IMAGES:
+        return result
+    return [_without_intervals(found) for found in result]
+
+
+def _without_intervals(found: Mapping[str, Difference]) -> dict[str, Difference]:
+    """Returns differences whose ends are NaN."""
+    return {name: each._replace(low=math.nan, high=math.nan) for name, each in found.items()}

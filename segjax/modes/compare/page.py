@@ -183,7 +183,7 @@ def _scores(runs: Sequence[Compared], shared: Values, comparison: Comparison) ->
 def _score_row(name: str, shared: Values, monitor: tuple[str, str]) -> list[str]:
     """Returns the cells of a score: name, values with the best in bold, signed differences.
 
-    An interval stands behind its value. The ends of intervals have no differences: they do not
+    An interval follows its value. The ends of intervals have no differences: they do not
     bound the difference of two scores.
     """
     values = shared[name]
