@@ -1,5 +1,6 @@
 """Predicts the tiles of many images in batches of one shape."""
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,26 @@ PredictFn = Callable[[np.ndarray], jax.Array]
 """[B, h, w, 3 or 6] uint8 -> class probabilities [B, h, w, C]."""
 
 
+class Waiting:
+    """The time in which the host waits for the net.
+
+    The rest of a prediction is work of the host: reading, cutting, blending and writing. On a CPU,
+    both share the cores.
+
+    seconds  so far
+    """
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    @contextlib.contextmanager
+    def measure(self) -> Iterator[None]:
+        """Adds the time within the context."""
+        start = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - start
+
+
 def all_tiles(
     assemblies: Iterable[Assembly],
 ) -> Iterator[tuple[Assembly, tiles.TilePlace, np.ndarray]]:
@@ -27,7 +48,10 @@ def all_tiles(
 
 
 def predict_tiles(
-    predict_fn: PredictFn, plan: PredictPlan, cut_tiles: Iterable[tuple[Any, Any, np.ndarray]]
+    predict_fn: PredictFn,
+    plan: PredictPlan,
+    cut_tiles: Iterable[tuple[Any, Any, np.ndarray]],
+    waiting: Waiting,
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Replaces the pixels of each tile by its class probabilities [C, h, w], in order.
 
@@ -38,6 +62,7 @@ def predict_tiles(
       predict_fn: the compiled net.
       plan: gives the size of a tile and of a batch.
       cut_tiles: (image, place, pixels [h, w, 3 or 6] uint8), as `all_tiles` yields them.
+      waiting: receives the time of all calls, and of waiting for their results.
 
     Yields:
       (image, place, probabilities) for each tile.
@@ -49,19 +74,22 @@ def predict_tiles(
         for row, (_, _, pixels) in zip(images, batch):
             row[:] = pixels
         owners = [(assembly, place) for assembly, place, _ in batch]
-        probabilities = predict_fn(images)
-        in_flight.append((owners, class_planes(probabilities)))
+        with waiting.measure():
+            planes = class_planes(predict_fn(images))
+        in_flight.append((owners, planes))
         if len(in_flight) > 1:
-            yield from _fetched(*in_flight.popleft())
+            yield from _fetched(*in_flight.popleft(), waiting)
     while in_flight:
-        yield from _fetched(*in_flight.popleft())
+        yield from _fetched(*in_flight.popleft(), waiting)
 
 
 def _fetched(
-    owners: list[tuple[Any, Any]], planes: jax.Array
+    owners: list[tuple[Any, Any]], planes: jax.Array, waiting: Waiting
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
     """Waits for a batch and yields (image, place, probabilities), without the filling zeros."""
-    for (assembly, place), values in zip(owners, np.asarray(planes)):
+    with waiting.measure():
+        on_host = np.asarray(planes)
+    for (assembly, place), values in zip(owners, on_host):
         yield assembly, place, values
 
 

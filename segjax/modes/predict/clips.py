@@ -16,6 +16,7 @@ batch. The pooling 'pixel' also holds the probabilities of a window.
 
 import collections
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -36,7 +37,7 @@ from segjax.errors import InputError
 from segjax.modes.predict import outputs, tiled
 from segjax.modes.predict import video as video_lib
 from segjax.modes.predict.assembly import WholeAssembly, confidence
-from segjax.modes.predict.batches import PredictFn, all_tiles, predict_tiles, warm_up
+from segjax.modes.predict.batches import PredictFn, Waiting, all_tiles, predict_tiles, warm_up
 from segjax.modes.predict.clip_settings import KEY, SUPERPIXEL, ClipSettings, make_clip_settings
 from segjax.modes.predict.outputs import Finished
 from segjax.modes.predict.plan import PredictPlan, make_predict_plan
@@ -344,16 +345,19 @@ def _predict_all(job: _Job, clips: Sequence[Clip]) -> dict[str, Any]:
     start = time.perf_counter()
     counts = collections.Counter()
     largest = 0.0
+    waiting = Waiting()
     total = sum(clip.num_frames for clip in todo)
     with (
         workers.Pool(job.num_workers) as pool,
         tqdm.tqdm(total=total, unit='image', disable=None) as bar,
     ):
         for clip in todo:
-            stream = _Stream(job, clip, pool)
+            stream = _Stream(job, clip, pool, waiting)
             stream.run(bar.update)
             numbers[clip.name] = stream.num_frames
-            counts.update(images=stream.num_frames, tiles=stream.num_tiles)
+            counts.update(
+                images=stream.num_frames, tiles=stream.num_tiles, pixels=stream.num_pixels
+            )
             largest = max(largest, stream.largest)
     job.finished.sort()
     seconds = time.perf_counter() - start
@@ -369,8 +373,10 @@ def _predict_all(job: _Job, clips: Sequence[Clip]) -> dict[str, Any]:
         'others': job.finished.others(clip.name for clip in clips),
         'tiles': counts['tiles'],
         'largest': largest,
+        'megapixels': counts['pixels'] / 1e6,
         'compile_seconds': compile_seconds,
         'seconds': seconds,
+        'waiting_seconds': waiting.seconds,
         'images_per_second': counts['images'] / seconds if counts['images'] else 0.0,
     }
 
@@ -400,16 +406,19 @@ class _Stream:
 
     num_frames  written so far
     num_tiles   predicted so far
+    num_pixels  of the frames that the net has predicted so far
     largest     as in the summary of `predict_clips`
     """
 
-    def __init__(self, job: _Job, clip: Clip, pool: workers.Pool):
+    def __init__(self, job: _Job, clip: Clip, pool: workers.Pool, waiting: Waiting):
         self.num_frames = 0
         self.num_tiles = 0
+        self.num_pixels = 0
         self.largest = 0.0
         self._job = job
         self._clip = clip
         self._pool = pool
+        self._waiting = waiting
         self._digests: list[str] = []
         # Frames whose probabilities are in the making, and frames that wait for their window.
         self._at_net: collections.deque[_Opened] = collections.deque()
@@ -453,11 +462,13 @@ class _Stream:
         """Yields the frames with their probabilities, regions and flows."""
         job = self._job
         cut_tiles = all_tiles(self._assemblies())
-        for assembly, place, probabilities in predict_tiles(job.predict_fn, job.plan, cut_tiles):
+        predicted = predict_tiles(job.predict_fn, job.plan, cut_tiles, self._waiting)
+        for assembly, place, probabilities in predicted:
             self.num_tiles += 1
             size = min(np.divide(assembly.grids[0].size, job.plan.eval_size))
             self.largest = max(self.largest, float(size))
             if assembly.add(place, probabilities):
+                self.num_pixels += math.prod(assembly.size)
                 opened = self._at_net.popleft()
                 self._at_pooling.append(opened)
                 yield clip_pooling.Frame(

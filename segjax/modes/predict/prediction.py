@@ -18,7 +18,7 @@ from segjax.data.builders import base
 from segjax.errors import InputError
 from segjax.modes.predict import fitting, outputs, writers
 from segjax.modes.predict import reading as reading_lib
-from segjax.modes.predict.batches import batched
+from segjax.modes.predict.batches import Waiting, batched
 from segjax.modes.predict.examples import ExampleFiles
 from segjax.modes.predict.outputs import Finished
 from segjax.protocol import Prediction, TrainState
@@ -97,8 +97,8 @@ def predict_examples(
       made_by: facts that tell this net from another net.
 
     Returns:
-      {'images', 'skipped', 'others', 'compile_seconds', 'seconds', 'images_per_second'}, as
-      `tiled.predict_images` returns them. An image is an example here.
+      {'images', 'skipped', 'others', 'compile_seconds', 'seconds', 'waiting_seconds',
+      'images_per_second'}, as `tiled.predict_images` returns them. An image is an example here.
 
     Raises:
       InputError: results of another net in the folder. Or damage that only decoding shows, at the
@@ -266,11 +266,12 @@ def _predict_all(job: _Job, todo: Sequence[ExampleFiles], damaged: list[str]) ->
     """Predicts and writes examples. One batch is in flight while the host writes the batch before.
 
     Returns:
-      {'images', 'compile_seconds', 'seconds', 'images_per_second'}.
+      {'images', 'compile_seconds', 'seconds', 'waiting_seconds', 'images_per_second'}.
     """
     settings = job.settings
     start = time.perf_counter()
     compile_seconds = 0.0
+    waiting = Waiting()
     num_examples = 0
     in_flight: deque[tuple[list[_Loaded], Mapping[str, jax.Array]]] = deque()
     with (
@@ -280,7 +281,8 @@ def _predict_all(job: _Job, todo: Sequence[ExampleFiles], damaged: list[str]) ->
 
         def write_oldest():
             loaded, results = in_flight.popleft()
-            arrays = {name: np.asarray(value) for name, value in results.items()}
+            with waiting.measure():
+                arrays = {name: np.asarray(value) for name, value in results.items()}
             for row, example in enumerate(loaded):
                 values = {name: array[row] for name, array in arrays.items()}
                 threads.submit(_write_example, job, example, values)
@@ -288,10 +290,10 @@ def _predict_all(job: _Job, todo: Sequence[ExampleFiles], damaged: list[str]) ->
 
         for loaded in batched(_load_all(todo, settings, damaged), settings.batch_size):
             batch, digests = make_batch(loaded, settings)
-            begin = time.perf_counter()
-            in_flight.append((loaded, job.apply_fn(batch, digests)))
+            with waiting.measure():
+                in_flight.append((loaded, job.apply_fn(batch, digests)))
             # The first call returns when the program is compiled.
-            compile_seconds = compile_seconds or time.perf_counter() - begin
+            compile_seconds = compile_seconds or waiting.seconds
             num_examples += len(loaded)
             if len(in_flight) > 1:
                 write_oldest()
@@ -302,6 +304,7 @@ def _predict_all(job: _Job, todo: Sequence[ExampleFiles], damaged: list[str]) ->
         'images': num_examples,
         'compile_seconds': compile_seconds,
         'seconds': seconds,
+        'waiting_seconds': waiting.seconds - compile_seconds,
         'images_per_second': num_examples / seconds if num_examples else 0.0,
     }
 

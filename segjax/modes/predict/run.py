@@ -302,10 +302,14 @@ def _print_summary(summary: Mapping[str, Any], input_folder: str, output_folder:
     skipped = summary['skipped']
     # The speed has no meaning where every image was there already.
     if summary['images']:
+        seconds = summary['seconds']
+        speed = f'{summary["images_per_second"]:.2f} images/s'
+        if 'megapixels' in summary:
+            speed += f', {summary["megapixels"] / seconds:.2f} megapixels/s'
         print(
             f'{summary["images"]} images ({skipped} were there already) in {output_folder}: '
-            f'{summary["images_per_second"]:.2f} images/s '
-            f'after {summary["compile_seconds"]:.1f} s of compilation'
+            f'{speed} after {summary["compile_seconds"]:.1f} s of compilation, '
+            f'{summary["waiting_seconds"] / seconds:.0%} of the time waiting for the net'
         )
     else:
         print(f'0 images: all {skipped} were there already, in {output_folder}')

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import pathlib
 import time
@@ -25,7 +26,7 @@ from segjax.errors import InputError
 from segjax.modes.predict import outputs
 from segjax.modes.predict import video as video_lib
 from segjax.modes.predict.assembly import Assembly
-from segjax.modes.predict.batches import PredictFn, all_tiles, predict_tiles, warm_up
+from segjax.modes.predict.batches import PredictFn, Waiting, all_tiles, predict_tiles, warm_up
 from segjax.modes.predict.outputs import Finished
 from segjax.modes.predict.plan import PredictPlan, make_predict_plan
 from segjax.modes.predict.rgbd import COLOUR, Planes, check_planes, find_rgbd
@@ -94,8 +95,10 @@ def predict_images(
       planes: that the net sees behind colour.
 
     Returns:
-      {'images', 'skipped', 'others', 'tiles', 'largest', 'compile_seconds', 'seconds',
-      'images_per_second'}. The rate includes reading, blending and writing, not compilation.
+      {'images', 'skipped', 'others', 'tiles', 'largest', 'megapixels', 'compile_seconds',
+      'seconds', 'waiting_seconds', 'images_per_second'}. The rate includes reading, blending and
+      writing, not compilation. `waiting_seconds` is the part of the time in which the host waits
+      for the net.
       `largest` is the size of the largest image as the net sees it, in units of
       `data.eval_size`. `others` names images of earlier calls that are not in the input folder.
 
@@ -235,8 +238,8 @@ def _predict_all(job: _Job, assemblies: Iterator[Assembly], total: int) -> dict[
       total: their expected number, for the progress bar.
 
     Returns:
-      {'images', 'tiles', 'largest', 'compile_seconds', 'seconds'}, as `predict_images` returns
-      them.
+      {'images', 'tiles', 'largest', 'megapixels', 'compile_seconds', 'seconds',
+      'waiting_seconds'}, as `predict_images` returns them.
     """
     # The net compiles when the first image is open, and not within the measured time.
     first = next(assemblies, None)
@@ -250,27 +253,33 @@ def _predict_all(job: _Job, assemblies: Iterator[Assembly], total: int) -> dict[
     start = time.perf_counter()
     num_images = 0
     num_tiles = 0
+    num_pixels = 0
     largest = 0.0
+    waiting = Waiting()
     with (
         outputs.WriterThreads() as threads,
         tqdm.tqdm(total=total, unit='image', disable=None) as bar,
     ):
         cut_tiles = all_tiles(assemblies)
-        for assembly, place, probabilities in predict_tiles(job.predict_fn, job.plan, cut_tiles):
+        predicted = predict_tiles(job.predict_fn, job.plan, cut_tiles, waiting)
+        for assembly, place, probabilities in predicted:
             num_tiles += 1
             largest = max(largest, min(np.divide(assembly.grids[0].size, job.plan.eval_size)))
             if assembly.add(place, probabilities):
                 arguments = (job.folder, assembly, job.classes, job.finished)
                 threads.submit(outputs.write_outputs, *arguments)
                 num_images += 1
+                num_pixels += math.prod(assembly.size)
                 bar.update()
     job.finished.sort()
     return {
         'images': num_images,
         'tiles': num_tiles,
         'largest': float(largest),
+        'megapixels': num_pixels / 1e6,
         'compile_seconds': compile_seconds,
         'seconds': time.perf_counter() - start,
+        'waiting_seconds': waiting.seconds,
     }
 
 

@@ -17,7 +17,7 @@ from segjax.data.image_files import ImageSource
 from segjax.errors import InputError
 from segjax.modes.predict import clip_settings, clips, outputs, plan
 from segjax.modes.predict.assembly import WholeAssembly
-from segjax.modes.predict.batches import all_tiles, predict_tiles
+from segjax.modes.predict.batches import Waiting, all_tiles, predict_tiles
 from segjax.protocol import Prediction
 from segjax.schema import CLIP, POOLING_USES
 from segjax.spec import IGNORE, ClassMap, ClassSpec, DataSpec
@@ -125,7 +125,7 @@ def stored_probabilities(frames, config):
     source = ImageSource(None, 'frame')
     assemblies = [WholeAssembly(source, frame, cut, 3) for frame in frames]
     for assembly, place, values in predict_tiles(
-        lambda images: channels(None, images), cut, all_tiles(assemblies)
+        lambda images: channels(None, images), cut, all_tiles(assemblies), Waiting()
     ):
         assembly.add(place, values)
     return [np.moveaxis(assembly.probabilities, 0, -1) for assembly in assemblies]
@@ -168,6 +168,8 @@ def test_a_clip_is_pooled_as_by_hand(tmp_path, run, use, method, interval, direc
     settings['pooling'] |= dict(interval=interval, reach=2 * interval)
     summary = run.predict(tmp_path / 'in', tmp_path / 'out', **settings, **views)
     assert (summary['images'], summary['skipped'], summary['others']) == (7, 0, [])
+    assert summary['megapixels'] > 0
+    assert 0 < summary['waiting_seconds'] < summary['seconds']
     config = run.config.copy_and_resolve_references()
     config_lib.update(config, predict=views)
     scores = stored_probabilities(frames, config)

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import time
 from typing import NamedTuple
 
 import cv2
@@ -20,7 +22,7 @@ from segjax.data.image_files import ImageSource
 from segjax.errors import InputError
 from segjax.modes import predict
 from segjax.modes.predict import assembly as assembly_lib
-from segjax.modes.predict import outputs
+from segjax.modes.predict import batches, outputs, tiled
 from segjax.protocol import Input, TrainState
 from segjax.spec import ClassSpec, DataSpec
 from segjax.train import driver
@@ -83,10 +85,8 @@ def whole_probabilities(net, image, config, spec, monkeypatch):
     monkeypatch.setattr(assembly_lib, 'argmax', catch)
     source = ImageSource(None, 'image')
     cut_tiles = predict.all_tiles([predict.Assembly(source, image, plan, spec.classes.num_classes)])
-    done = [
-        assembly.add(place, values)
-        for assembly, place, values in predict.predict_tiles(net, plan, cut_tiles)
-    ]
+    predicted = predict.predict_tiles(net, plan, cut_tiles, batches.Waiting())
+    done = [assembly.add(place, values) for assembly, place, values in predicted]
     assert done == [False] * (len(done) - 1) + [True]
     return np.concatenate(strips)
 
@@ -289,6 +289,8 @@ def test_outputs_in_one_trace(tmp_path):
     assert summary['images'] == 5 and summary['skipped'] == 0
     assert summary['tiles'] == 1 + 9 + 1 + 2 + 12
     assert summary['images_per_second'] == pytest.approx(5 / summary['seconds'])
+    pixels = sum(image.shape[0] * image.shape[1] for image in images.values())
+    assert summary['megapixels'] == pytest.approx(pixels / 1e6)
     for name, image in images.items():
         label = image.argmax(-1)
         color = np.array(PALETTE)[label]
@@ -300,6 +302,28 @@ def test_outputs_in_one_trace(tmp_path):
         assert np.abs(overlay - (color + image.astype(int)) / 2).max() <= 0.5
         np.testing.assert_array_equal(read(tmp_path / f'out/confidence/{name}.png'), image.max(-1))
     assert not [p for p in (tmp_path / 'out').rglob('*') if p.name.endswith('.partial')]
+
+
+def test_waiting_for_the_net_is_told_from_work_of_the_host(tmp_path, monkeypatch):
+    fill(tmp_path / 'in')
+    pause = 0.02
+
+    def slow_net(images):
+        time.sleep(pause)
+        return channels(images)
+
+    num_batches = -(-(1 + 9 + 1 + 2 + 12) // 4)
+    summary = run(tmp_path, slow_net)
+    assert num_batches * pause <= summary['waiting_seconds'] <= summary['seconds']
+
+    def slow_reader(path, original=tiled.read_image):
+        time.sleep(pause)
+        return original(path)
+
+    # The first image is read before the time starts.
+    monkeypatch.setattr(tiled, 'read_image', slow_reader)
+    summary = run(tmp_path, output='slow_reader')
+    assert summary['seconds'] - summary['waiting_seconds'] >= 4 * pause
 
 
 def test_gray_alpha_palette_and_jpeg_inputs(tmp_path):
@@ -614,7 +638,9 @@ def test_mode_predict_uses_the_chosen_checkpoint_of_the_run(tmp_path, monkeypatc
     ids = read(tmp_path / 'out/ids/z.png')
     np.testing.assert_array_equal(ids, np.array(IDS)[images['z'][..., [2, 0, 1]].argmax(-1)])
     assert json.loads((tmp_path / 'out/predict.json').read_text())['step'] == 7
-    assert '5 images (0 were there already)' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert '5 images (0 were there already)' in out
+    assert re.search(r'images/s, [\d.]+ megapixels/s after [\d.]+ s of compilation, \d+% of', out)
     assert predict.main(*arguments)['images'] == 0
     out = capsys.readouterr().out
     assert (

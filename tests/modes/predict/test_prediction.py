@@ -85,6 +85,7 @@ def test_an_image_a_box_and_a_class_give_a_class_map_and_a_table(tmp_path, toy):
     listed, entries = five_examples(tmp_path)
     summary = toy(make_stage(prediction=FILL)).predict(listed, tmp_path / 'out')
     assert (summary['images'], summary['skipped'], summary['others']) == (5, 0, [])
+    assert 0 < summary['waiting_seconds'] < summary['seconds']
     for number, entry in enumerate(entries):
         # The net sees pixels of twice the size. Back at the size of the file they are the same.
         image = noise(16, 24, number)
