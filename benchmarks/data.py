@@ -39,6 +39,9 @@ MULTIPLE = 16
 
 NUM_CLASSES = 19
 
+WORKERS = {'segjax': 'data_worker', 'torch': 'torch_data_worker'}
+"""Side -> module of its process."""
+
 
 class Reader(NamedTuple):
     """A way to read: 'threads', 'workers' or 'torch', and the number of threads or processes."""
@@ -111,7 +114,9 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sides = {}
         for side in ('segjax', 'torch') if args.torch else ('segjax',):
-            sides[side] = stack.enter_context(start_worker(side, args, folder))
+            python = sys.executable if side == 'segjax' else args.torch
+            worker = start_worker(side, WORKERS[side], python, folder)
+            sides[side] = stack.enter_context(worker)
         for name in args.formats:
             print(f'{name} ...', file=sys.stderr, flush=True)
             root = folder / name
@@ -135,10 +140,15 @@ def readers(args: argparse.Namespace) -> list[Reader]:
     return found
 
 
-def start_worker(side: str, args: argparse.Namespace, folder: pathlib.Path) -> Worker:
-    """Starts the process of a side."""
-    python = sys.executable if side == 'segjax' else args.torch
-    module = 'data_worker' if side == 'segjax' else 'torch_data_worker'
+def start_worker(side: str, module: str, python: str, folder: pathlib.Path) -> Worker:
+    """Starts the process of a side on the CPU.
+
+    Args:
+      side: 'segjax' or 'torch'.
+      module: of this package, which the process runs.
+      python: that runs it.
+      folder: for its log and its cache.
+    """
     # Packages of segjax's Python would not fit torch's.
     given = os.environ.get('PYTHONPATH') if side == 'segjax' else None
     variables = {

@@ -28,15 +28,19 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def size_2d(text: str) -> tuple[int, int]:
+def size_2d(text: str, name: str = '--size') -> tuple[int, int]:
     """Returns (height, width) of a text such as '256x512'.
+
+    Args:
+      text: of the argument.
+      name: of the argument.
 
     Raises:
       InputError: the text is no size.
     """
     found = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
     if not found:
-        raise InputError('--size', got=repr(text), expected='HEIGHTxWIDTH', fix='--size 256x512')
+        raise InputError(name, got=repr(text), expected='HEIGHTxWIDTH', fix=f'{name} 256x512')
     return int(found[1]), int(found[2])
 
 
