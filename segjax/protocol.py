@@ -430,6 +430,8 @@ class Stage(NamedTuple):
                  predict, which cuts images of any size into tiles
     predict_planes  name of a derived feature [H, W, 3] uint8, whose channels `predict` sees behind
                  colour: image [B, H, W, 6]. It reads image, depth and intrinsics. '': colour alone
+    predict_defence  words for the defence behind which `predict` answers, for --mode audit:
+                 'gaussian 0.5', or 'none' while it is off. '': the stage has no defence
     prediction   further uses of the net on files
     observation  additional evaluation on the host
     hand_on      arrays for later stages
@@ -455,6 +457,7 @@ class Stage(NamedTuple):
     label_maps: Callable[[TrainState, Batch, Keys], LabelMaps] | None = None
     predict: Callable[[TrainState, Array], Array] | None = None
     predict_planes: str = ''
+    predict_defence: str = ''
     prediction: Prediction | None = None
     observation: Observation | None = None
     hand_on: HandOn | None = None

@@ -601,6 +601,7 @@ def audit_stage(system: System) -> Stage:
         train_step=no_step,
         frozen=tuple(frozen),
         check_start=functools.partial(guarded_net.check_start, system.victim),
+        predict_defence=guarded_net.defence_in_words(config.testing),
         observation=membership_audit.make_observation(audit),
         **membership_audit.make_evaluation(audit)._asdict(),
     )

@@ -98,6 +98,13 @@ def test_the_victim_alone_is_compared_with_further_runs():
     assert compared == ['victim']
 
 
+def test_the_audit_alone_answers_behind_the_defence():
+    testing = dict(defence='gaussian', strength=0.5)
+    stages = pipeline.make_stages(make_config(testing=testing), SPEC, SPEC)
+    assert [stage.predict_defence for stage in stages] == ['', '', '', 'gaussian 0.5']
+    assert pipeline.make_stages(make_config(), SPEC, SPEC)[-1].predict_defence == 'none'
+
+
 def test_loaded_nets_are_frozen():
     config = make_config(victim=dict(use='load'), attacker=dict(use='load'))
     config.init_from.path = 'runs/membership'

@@ -21,14 +21,14 @@ from segjax.modes.audit.measure import Measured, Record, Sums, sums
 from segjax.ops import posteriors as posteriors_lib
 from segjax.ops import windows
 from segjax.protocol import Array, Batch, Input, Stage, TrainState
-from segjax.tasks import guarded_net, segmentation
+from segjax.tasks import segmentation
 from segjax.train import driver, initialization, same_run, states
 from segjax.train.run import Run
 from segjax.train.stage_functions import batch_in_step
 from segjax.train.stop import Preempted, StopSignal
 
 OWN_DEFENCE = 'defence of the stage'
-"""Fact about a guarded net: the defence of its config."""
+"""Fact about a net that answers behind a defence of its stage, see `Stage.predict_defence`."""
 
 
 class Net(NamedTuple):
@@ -89,15 +89,11 @@ def described(net: Net, state: TrainState) -> dict[str, Any]:
     """Returns facts about a net for the record of an audit."""
     height, width = net.stage.eval_input.size
     arrays = {'params': state.params, 'model_state': state.model_state, 'extra': state.extra}
-    # A guarded net answers behind a defence of its own.
-    config = net.run.config
-    own = {}
-    if 'testing' in config and 'defence' in config.testing:
-        own[OWN_DEFENCE] = guarded_net.defence_in_words(config.testing)
+    own = {OWN_DEFENCE: net.stage.predict_defence} if net.stage.predict_defence else {}
     return {
         'model': net.run.workdir.name,
         'run': str(net.run.workdir),
-        'pipeline': config.pipeline,
+        'pipeline': net.run.config.pipeline,
         'stage': net.stage.name,
         'step': int(state.step),
         'net': initialization.digest(parallel.to_host(arrays)),

@@ -188,16 +188,13 @@ def test_a_run_without_training_images_needs_a_list(net):
         images.find(net.run, (stage,), stage, order('w', 'o'))
 
 
-def test_the_defence_of_a_guarded_net_is_recorded(net):
+def test_the_defence_that_a_stage_declares_is_recorded(net):
     state = nets.load_state(net, 'last')
-    assert 'defence of the stage' not in nets.described(net, state)
     config = ml_collections.ConfigDict(net.run.config.to_dict())
-    config.testing = {
-        'defence': 'gaussian',
-        'strength': 0.5,
-        'gaussian_reading': 'predicted_label',
-    }
-    guarded = net._replace(run=net.run._replace(config=config))
+    config.testing = {'defence': 'gaussian'}
+    other = net._replace(run=net.run._replace(config=config))
+    assert 'defence of the stage' not in nets.described(other, state), 'a key of its own'
+    guarded = net._replace(stage=net.stage._replace(predict_defence='gaussian 0.5'))
     assert nets.described(guarded, state)['defence of the stage'] == 'gaussian 0.5'
 
 
