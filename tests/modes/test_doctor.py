@@ -188,6 +188,15 @@ def test_an_error_of_a_file_of_all_images_is_printed_once(tmp_path):
     assert printed.count(str(camera)) == 1 and '1 error,' in printed
 
 
+def test_an_error_of_two_inputs_is_printed_once(capsys):
+    config = config_file.load('configs/membership.py:smoke')
+    config.data.eval_split = 'victim_members'
+    assert doctor.main(config) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("'victim_members' excludes 'victim_members'") == 1
+    assert '\n1 error, ' in printed
+
+
 def test_an_image_next_to_the_splits_is_one_error(mine):
     root, config = mine
     (root / 'images/loose.jpg').write_bytes((root / 'images/train/shot 0.jpg').read_bytes())

@@ -85,7 +85,7 @@ def from_error(error: InputError) -> Finding:
 
 
 def without_repetitions(
-    findings: Iterable[Finding], numbers: Mapping[Finding, int]
+    findings: Iterable[Finding], numbers: Mapping[Finding, int] = {}
 ) -> list[Finding]:
     """Returns each finding once, at its first place.
 

@@ -7,7 +7,13 @@ from segjax import config as config_lib
 from segjax.data import records
 from segjax.modes.doctor import reading
 from segjax.modes.doctor.examined import Examined, examine_section
-from segjax.modes.doctor.findings import Diagnosis, Finding, has_error, of_refusal
+from segjax.modes.doctor.findings import (
+    Diagnosis,
+    Finding,
+    has_error,
+    of_refusal,
+    without_repetitions,
+)
 from segjax.modes.doctor.refusals import refusals
 from segjax.modes.doctor.sizes import fits_anything, sizes_of_config
 from segjax.modes.doctor.splits import splits_of_config
@@ -65,7 +71,7 @@ def examine(
     main = distinct.pop('data')
     further = tuple((name, *data[:3]) for name, data in distinct.items())
     if main.classes is None:
-        return Diagnosis(main.where, None, {}, findings, further)
+        return Diagnosis(main.where, None, {}, without_repetitions(findings), further)
 
     # The config against the data sets.
     findings += splits_of_config(config, main.splits)
@@ -83,6 +89,8 @@ def examine(
     for data in (main, *distinct.values()):
         notes = data.dataset.notes() if data.dataset else ()
         findings += [Finding('note', *note) for note in notes]
+    # Several inputs or data sets may meet the same problem.
+    findings = without_repetitions(findings)
     return Diagnosis(main.where, main.classes, main.splits, findings, further)
 
 
