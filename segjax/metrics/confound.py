@@ -103,12 +103,13 @@ def confound(
       Confound.
 
     Raises:
-      InputError: a fact that is not finite or of another length, or fewer members or non-members
-        than folds.
+      InputError: no facts, a fact that is not finite or of another length, or fewer members or
+        non-members than folds.
     """
     member = np.asarray(member, bool)
-    columns = {name: _columns(name, values, len(member)) for name, values in facts.items()}
+    _check_given(facts, member)
     folds = _folds(member, seed)
+    columns = {name: _columns(name, values, len(member)) for name, values in facts.items()}
 
     # Each fact alone, then all facts.
     by_fact = {}
@@ -149,20 +150,32 @@ def _note(result: Confound) -> Note:
     )
 
 
+def _check_given(facts: Mapping[str, ArrayLike], member: np.ndarray) -> None:
+    """Raises InputError without facts, or for members that are no list."""
+    if not facts or member.ndim != 1:
+        raise InputError(
+            'confound',
+            got=f'{len(facts)} facts, and members of shape {list(member.shape)}',
+            expected='a fact or more, and True or False for each image',
+            fix="confound({'size': numpy.zeros((10, 2))}, 5 * [True, False])",
+        )
+
+
 def _columns(name: str, values: ArrayLike, length: int) -> np.ndarray:
     """Returns a fact as numbers [N, D]: texts become a column for each text that occurs twice."""
     array = np.asarray(values)
-    if array.dtype.kind in 'US':
-        texts, counts = np.unique(array, return_counts=True)
-        array = array[:, None] == texts[counts > 1]
-    array = np.asarray(array, np.float64).reshape(len(array), -1)
-    if len(array) != length or not np.isfinite(array).all():
+    is_text = array.dtype.kind in 'US' and array.ndim == 1
+    is_number = array.dtype.kind in 'biuf' and array.ndim > 0 and bool(np.isfinite(array).all())
+    if not (is_text or is_number) or len(array) != length:
         raise InputError(
             f'fact {name!r}',
-            got=f'shape {list(array.shape)}, for {length} images',
+            got=f'{array.dtype} {list(array.shape)}, for {length} images: {array.ravel()[:3]} ...',
             expected='a finite number or a text for each image',
         )
-    return array
+    if is_text:
+        texts, counts = np.unique(array, return_counts=True)
+        array = array[:, None] == texts[counts > 1]
+    return np.asarray(array, np.float64).reshape(length, -1)
 
 
 def _folds(member: np.ndarray, seed: int) -> np.ndarray:

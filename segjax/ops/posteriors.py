@@ -162,7 +162,11 @@ def image_keys(key, image, size=None):
 
     Returns:
       [B] keys.
+
+    Raises:
+      InputError: no key, or no such images.
     """
+    _check_key(key)
     first = image_hash(image, size, salt=1)
     second = image_hash(image, size, salt=2)
 
@@ -228,6 +232,19 @@ def _mix(x):
 def _normalised(values):
     """Divides values [..., C] by their sum."""
     return values / values.sum(-1, keepdims=True)
+
+
+def _check_key(key) -> None:
+    """Raises InputError for a value that is no single key, such as a seed."""
+    try:
+        jax.eval_shape(jax.random.fold_in, key, 0)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            'image_keys: key',
+            got=f'{key!r:.80}',
+            expected='a single key',
+            fix=f'jax.random.key({key if isinstance(key, int) else 0})',
+        ) from error
 
 
 def _check_number(where: str, value, is_valid: Callable, expected: str) -> None:

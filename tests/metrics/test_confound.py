@@ -98,10 +98,23 @@ def test_equal_images_of_members_and_non_members_give_chance():
 
 
 def test_wrong_facts_are_named():
-    with pytest.raises(InputError, match=r"fact 'size'.*\n.*\[3, 1\], for 160"):
+    with pytest.raises(InputError, match=r"fact 'size'.*\n.*\[3\], for 160"):
         confounds.confound({'size': np.zeros(3)}, MEMBER)
-    with pytest.raises(InputError, match="fact 'size'"):
-        confounds.confound({'size': np.full(N, np.nan)}, MEMBER)
+    texts = np.full((N, 2), 'a')
+    for values in (np.full(N, np.nan), 5.0, 'a', texts, [None] * N):
+        with pytest.raises(InputError, match="fact 'size'"):
+            confounds.confound({'size': values}, MEMBER)
     few = np.arange(N) < 4
     with pytest.raises(InputError, match='4 of members'):
         confounds.confound({'size': np.zeros(N)}, few)
+    with pytest.raises(InputError, match='0 of members'):
+        confounds.confound({'size': []}, [])
+
+
+def test_no_facts_are_refused_and_the_fix_has_facts():
+    with pytest.raises(InputError, match='0 facts') as error:
+        confounds.confound({}, MEMBER)
+    result = eval(error.value.fix, {'confound': confounds.confound, 'numpy': np})
+    assert result.auc == 0.5
+    with pytest.raises(InputError, match=r'members of shape \[\]'):
+        confounds.confound({'size': np.zeros(N)}, True)

@@ -237,8 +237,17 @@ def test_padding_does_not_change_the_key_but_the_size_does():
         (lambda: posteriors.obfuscate(REAL, SYNTHETIC[:1], 0.5), 'equal shape'),
         (lambda: posteriors.image_keys(KEY, jnp.zeros((1, 2, 2, 3))), 'uint8'),
         (lambda: posteriors.image_keys(KEY, jnp.zeros((1, 2, 2, 1), jnp.uint8)), 'uint8'),
+        (lambda: posteriors.image_keys('secret', jnp.asarray(IMAGES)), "got: *'secret'"),
+        (lambda: posteriors.image_keys(KEYS, jnp.asarray(IMAGES)), 'a single key'),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_seed_is_no_key_and_the_fix_makes_it_a_key():
+    with pytest.raises(InputError, match='image_keys: key') as error:
+        posteriors.image_keys(7, jnp.asarray(IMAGES))
+    key = eval(error.value.fix, {'jax': jax})
+    assert posteriors.image_keys(key, jnp.asarray(IMAGES)).shape == (len(IMAGES),)
