@@ -92,6 +92,12 @@ def parse(name: str, text: str) -> Draw | None:
     return Draw(name, int(size), int(seed or 0), rule or '', group or '')
 
 
+def as_text(draw: Draw) -> str:
+    """Returns the text of a draw, which `parse` reads."""
+    rule = f', {draw.rule}={draw.group}' if draw.rule else ''
+    return f'draw({draw.size}, seed={draw.seed}{rule})'
+
+
 def published_lists(data_set: str, options: str = '') -> tuple[str, ...]:
     """Returns `data.lists` with draws of the published sizes.
 
@@ -117,6 +123,7 @@ def groups(draw: Draw, facts: Index, where: str) -> list[str]:
 
     Raises:
       InputError: an example without such a group, or blocks that keep more examples than they have.
+        The fix is the text of a draw that has groups.
     """
     names = facts.name.tolist()
     if not draw.group:
@@ -128,12 +135,13 @@ def groups(draw: Draw, facts: Index, where: str) -> list[str]:
         expected = 'names of Cityscapes, as aachen_000000_000019'
     without = [name for name, group in zip(names, group_of, strict=True) if not group]
     if without:
+        plain = draw._replace(size=min(draw.size, len(names)), rule='', group='')
         raise InputError(
             where,
             got=f'{len(without)} of {len(names)} examples without a {draw.group}, '
             f'the first is {without[0]!r}',
             expected=expected,
-            fix=f'draw({draw.size}, seed={draw.seed}), without {draw.rule}={draw.group}',
+            fix=as_text(plain),
         )
     return _blocks(draw, facts, where) if 'of' in draw.group else group_of
 
@@ -146,7 +154,7 @@ def _blocks(draw: Draw, facts: Index, where: str) -> list[str]:
             where,
             got=f'{draw.rule}={draw.group}: the first {kept} of {length} examples',
             expected='a number of kept examples up to the length of a block',
-            fix=f'{draw.rule}={length}of{kept}',
+            fix=as_text(draw._replace(group=f'{length}of{kept}')),
         )
     # Places of a sequence count its examples in this split, in the order of their frames.
     group_of = [''] * len(facts.name)
@@ -177,20 +185,20 @@ def choose(draw: Draw, names: Sequence[str], group_of: Sequence[str], where: str
       where: the entry of `data.lists`, for errors.
 
     Raises:
-      InputError: there are fewer examples or groups, or every group is larger than the draw.
+      InputError: there are fewer examples or groups, or every group is larger than the draw. The
+        fix is the text of a draw that can be drawn, '' if no example may be drawn.
     """
+    if draw.rule == 'single':
+        return _single(draw, names, group_of, where)
     if len(names) < draw.size:
-        smaller = 'a smaller size of the lists before it'
         raise InputError(
             where,
             got=f'{draw.size} examples, of {len(names)} that may be drawn',
             expected='a size up to the number of examples that no earlier list has',
-            fix=f'draw({len(names)}), or {smaller}' if names else smaller,
+            fix=as_text(draw._replace(size=len(names))) if names else '',
         )
     if draw.rule == 'whole':
         return _whole(draw, group_of, where)
-    if draw.rule == 'single':
-        return _single(draw, names, group_of, where)
     hashes = [_hash(draw, name) for name in names]
     if draw.rule == 'spread':
         hashes = _shares(hashes, group_of)
@@ -237,12 +245,12 @@ def _whole(draw: Draw, group_of: Sequence[str], where: str) -> list[int]:
         reachable.insert(0, sums)
     left = int(np.flatnonzero(reachable[0])[-1])
     if left == 0:
+        smallest = min(sizes.values())
         raise InputError(
             where,
-            got=f'at most {draw.size} examples, but the smallest {draw.group} '
-            f'has {min(sizes.values(), default=0)}',
+            got=f'at most {draw.size} examples, but the smallest {draw.group} has {smallest}',
             expected=f'the size of at least one {draw.group}',
-            fix=f'draw({draw.size}, seed={draw.seed}), which divides groups',
+            fix=as_text(draw._replace(size=smallest)),
         )
 
     # Take each group whose rest can still be reached by later groups.
@@ -260,12 +268,11 @@ def _single(draw: Draw, names: Sequence[str], group_of: Sequence[str], where: st
     for position, group in enumerate(group_of):
         members[group].append(position)
     if len(members) < draw.size:
-        fitting = f'draw({len(members)}, seed={draw.seed}, single={draw.group})'
         raise InputError(
             where,
             got=f'{draw.size} groups ({draw.group}), of {len(members)} that may be drawn',
             expected=f'a size up to the number of groups ({draw.group}) of no earlier list',
-            fix=f'{fitting}, or a smaller size of the lists before it',
+            fix=as_text(draw._replace(size=len(members))) if members else '',
         )
     order = sorted(members, key=lambda group: _hash(draw, group))
     chosen = []

@@ -9,14 +9,14 @@ Lists may share examples. An input of a stage names splits that it shares no exa
 """
 
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from segjax.core import text_files
 from segjax.data import draws
 from segjax.data.index import Index
 from segjax.errors import InputError, unknown_name
-from segjax.schema import LIST
+from segjax.schema import LIST, typed_text
 
 
 class ExampleList(NamedTuple):
@@ -31,7 +31,7 @@ class ExampleList(NamedTuple):
 
 
 def read(
-    entries: Iterable[str],
+    entries: Sequence[str],
     splits: Collection[str],
     facts_of: Callable[[str], Index],
     where: str,
@@ -53,14 +53,14 @@ def read(
     """
     lists: dict[str, ExampleList] = {}
     taken: set[tuple[str, int]] = set()
-    for entry in entries:
+    for number, entry in enumerate(entries):
         name, split, file = LIST.fullmatch(entry).groups()
         if name in splits:
             raise InputError(
                 'config.data.lists',
                 got=f'{entry!r}: {name!r} is a split of {where}',
                 expected='a new name for the split of the list',
-                fix=f'--config.data.lists="(\'{name}_list={split}:{file}\',)"',
+                fix=_typed(entries, number, f'{name}_list={split}:{file}'),
             )
         for plain in split.split('+'):
             if plain not in splits:
@@ -76,10 +76,21 @@ def read(
             )
         else:
             is_free = [place not in taken for place in places]
-            positions = _drawn(draw, facts, is_free, f'config.data.lists {entry!r} of {where}')
+            try:
+                positions = _drawn(draw, facts, is_free, f'config.data.lists {entry!r} of {where}')
+            except InputError as error:
+                text = _tried_fix(error.fix, name, facts, is_free)
+                fix = _typed(entries, number, f'{name}={split}:{text}') if text else ''
+                raise error.replaced(fix=fix) from error
         taken |= {places[position] for position in positions}
         lists[name] = ExampleList(split, positions)
     return lists
+
+
+def _typed(entries: Sequence[str], number: int, entry: str) -> str:
+    """Returns the argument with which a user replaces an entry of `data.lists`."""
+    changed = (*entries[:number], entry, *entries[number + 1 :])
+    return f'--config.data.lists={typed_text(changed)}'
 
 
 def _places(split: str, facts_of: Callable[[str], Index]) -> list[tuple[str, int]]:
@@ -109,6 +120,25 @@ def _drawn(draw: draws.Draw, facts: Index, is_free: Sequence[bool], where: str) 
     free_groups = [group_of[position] for position in free]
     chosen = draws.choose(draw, names, free_groups, where)
     return tuple(free[position] for position in chosen)
+
+
+def _tried_fix(text: str, name: str, facts: Index, is_free: Sequence[bool]) -> str:
+    """Returns the text of a draw that can be drawn, '' if there is none.
+
+    Args:
+      text: fix of an error of a draw. A draw by this text may raise another error, whose fix is
+        tried next.
+      name: of the list.
+      facts, is_free: as in `_drawn`.
+    """
+    while text:
+        try:
+            _drawn(draws.parse(name, text), facts, is_free, '')
+        except InputError as error:
+            text = error.fix
+        else:
+            break
+    return text
 
 
 def _positions(path: pathlib.Path, split: str, names: Sequence[str], where: str) -> tuple[int, ...]:

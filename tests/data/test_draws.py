@@ -2,10 +2,12 @@
 
 import collections
 import itertools
+import shlex
 
 import numpy as np
 import pytest
 
+from segjax import config as config_lib
 from segjax import schema
 from segjax.data import draws, example_lists, index
 from segjax.data.draws import Draw
@@ -49,11 +51,28 @@ def read(*entries):
     }
 
 
+def fixed(*entries, match):
+    """Returns the names of the last list after the fix of its error is typed."""
+    with pytest.raises(InputError, match=match) as error:
+        read(*entries)
+    lists = typed(error.value.fix)
+    assert lists[:-1] == entries[:-1] and schema.example_lists(lists) is None
+    return list(read(*lists).values())[-1]
+
+
+def typed(fix):
+    """Returns the lists of an argument, which a shell has split."""
+    (argument,) = shlex.split(fix)
+    return config_lib.typed(argument.removeprefix('--config.data.lists='), ())
+
+
 def cities(names):
     return collections.Counter(name.split('_')[0] for name in names)
 
 
 def test_forms_of_a_draw():
+    for text in ('draw(7, seed=0)', 'draw(7, seed=2, spread=city)', 'draw(9, seed=0, single=1of2)'):
+        assert draws.as_text(draws.parse('a', text)) == text
     assert draws.parse('a', 'draw(7)') == Draw('a', 7)
     assert draws.parse('a', 'draw(7, seed=3)') == Draw('a', 7, 3)
     assert draws.parse('a', 'draw(7,whole=city)') == Draw('a', 7, 0, 'whole', 'city')
@@ -160,10 +179,12 @@ def test_seeds_choose_groups_and_their_single_examples():
 
 
 def test_more_single_examples_than_groups_are_refused():
-    with pytest.raises(InputError, match=rf'of {len(CITIES)} that may be drawn') as error:
-        read('a=train:draw(20, single=city)')
-    fix = error.value.fix.partition('), ')[0] + ')'
-    assert len(read(f'a=train:{fix}')['a']) == len(CITIES)
+    for size in (20, 90):
+        names = fixed(
+            f'a=train:draw({size}, seed=3, single=city)',
+            match=rf'{size} groups \(city\), of {len(CITIES)} that may be drawn',
+        )
+        assert names == read(f'a=train:draw({len(CITIES)}, seed=3, single=city)')['a']
 
 
 def test_sequences_are_groups():
@@ -202,24 +223,48 @@ def test_blocks_that_keep_more_frames_than_they_have_are_refused():
     found = clips(a=24)
     with pytest.raises(InputError, match='first 6 of 4') as error:
         draws.groups(draws.parse('a', 'draw(8, whole=6of4)'), found, 'here')
-    draws.groups(draws.parse('a', f'draw(8, {error.value.fix})'), found, 'here')
+    assert error.value.fix == 'draw(8, seed=0, whole=4of6)'
+    draws.groups(draws.parse('a', error.value.fix), found, 'here')
 
 
 def test_examples_without_such_a_group_are_refused():
-    with pytest.raises(InputError, match=r'40 of 40 examples without a sequence') as error:
-        read('a=train:draw(3, whole=sequence)')
-    fix = error.value.fix.partition('), ')[0] + ')'
-    assert len(read(f'a=train:{fix}')['a']) == 3
+    match = r'40 of 40 examples without a sequence'
+    assert len(fixed('a=train:draw(3, whole=sequence)', match=match)) == 3
+    assert len(fixed('a=train:draw(90, single=sequence)', match=match)) == 40
+    rest = ('a=train:draw(30)', 'b=train:draw(20, spread=sequence)')
+    assert len(fixed(*rest, match=match)) == 10
     stills = facts(['still', 'aachen_000000_000019'])
     with pytest.raises(InputError, match=r"1 of 2 examples without a city, the first is 'still'"):
         draws.groups(Draw('a', 1, rule='spread', group='city'), stills, 'here')
 
 
 def test_groups_that_are_larger_than_the_draw_are_refused():
-    with pytest.raises(InputError, match='the smallest city has 3') as error:
-        read('a=train:draw(2, whole=city)')
-    fix = error.value.fix.partition('), ')[0] + ')'
-    assert len(read(f'a=train:{fix}')['a']) == 2
+    names = fixed('a=train:draw(2, whole=city)', match='the smallest city has 3')
+    assert cities(names) == {'ulm': 3}
+
+
+@pytest.mark.parametrize('rule', ['', ', spread=city', ', whole=city'])
+def test_a_draw_of_too_many_examples_keeps_its_seed_and_its_rule(rule):
+    names = fixed(f'a=train:draw(90, seed=3{rule})', match='90 examples, of 40')
+    assert names == read(f'a=train:draw(40, seed=3{rule})')['a']
+    entries = ('a=train:draw(12, whole=city)', f'b=train+val:draw(90, seed=3{rule})')
+    assert len(fixed(*entries, match='90 examples, of 38')) == 38
+
+
+@pytest.mark.parametrize('rule', ['', ', spread=city', ', whole=city', ', single=city'])
+def test_nothing_replaces_a_draw_from_no_examples(rule):
+    with pytest.raises(InputError, match='of 0 that may be drawn') as error:
+        read('a=train:draw(40)', f'b=train:draw(2{rule})')
+    assert error.value.fix == ''
+
+
+def test_a_fix_that_fails_is_replaced_by_the_next_fix():
+    found = clips(a=24)
+    entries = ('a=all:draw(2, whole=6of4)', 'b=all:draw(3)')
+    with pytest.raises(InputError, match='first 6 of 4') as error:
+        example_lists.read(entries, {'all': found}, lambda _: found, 'the data set')
+    # Blocks of 4 examples are larger than the draw.
+    assert typed(error.value.fix) == ('a=all:draw(4, seed=0, whole=4of6)', entries[1])
 
 
 def test_the_published_sizes():

@@ -350,11 +350,13 @@ def test_an_unknown_name_has_its_nearest_name_as_fix(camvid, tmp_path):
 def test_a_list_takes_no_name_of_a_split_and_its_fix_works(camvid, tmp_path):
     names = names_in(data.prepare(camvid).open_split('train', FEATURES))
     config = with_list(camvid, tmp_path, names[:1], 'val=train')
+    config.lists = ('rest=val:draw(1)', *config.lists)
     with pytest.raises(InputError, match=r"'val' is a split of") as error:
         data.prepare(config)
     text = error.value.fix.removeprefix('--config.data.lists=').strip('"')
     config.lists = config_lib.typed(text, ())
-    assert data.prepare(config).spec.num_examples['val_list'] == 1
+    prepared = data.prepare(config)
+    assert [prepared.spec.num_examples[name] for name in ('rest', 'val_list')] == [1, 1]
 
 
 DRAWS = ('draw(0)', 'draw()', 'draw(3, seed=-1)', 'draw(3, whole=town)', 'draw(3, city=whole)')
@@ -442,8 +444,8 @@ def test_draws_leave_out_the_examples_of_earlier_lists(camvid, tmp_path):
     with pytest.raises(InputError, match='5 examples, of 3 that may be drawn') as error:
         drawn(camvid, 'members=train:draw(2)', 'rest=train:draw(5)')
     assert 'rest=train:draw(5)' in error.value.where
-    size = error.value.fix.partition(',')[0]
-    assert len(drawn(camvid, 'members=train:draw(2)', f'rest=train:{size}')['rest']) == 3
+    text = error.value.fix.removeprefix('--config.data.lists=').strip('"')
+    assert len(drawn(camvid, *config_lib.typed(text, ()))['rest']) == 3
 
 
 def test_an_unknown_split_names_the_lists(camvid, tmp_path):
