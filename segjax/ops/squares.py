@@ -32,6 +32,29 @@ NOISE = 1e-6
 # --- boxes ----------------------------------------------------------------------------------------
 
 
+def enlarged(boxes, share: float, sizes):
+    """Returns boxes of which each edge is moved outward, but not beyond the map.
+
+    The edges move by max(round(share * side), 1) pixels. A share of 0 moves nothing. This is
+    `objects.enlarged`.
+
+    Args:
+      boxes: [B, 4] (x0, y0, x1, y1), inside of the maps.
+      share: of a side, at least 0, static.
+      sizes: [B, 2] (height, width) of the maps.
+
+    Returns:
+      [B, 4] float32.
+    """
+    boxes = boxes.astype(jnp.float32)
+    if share == 0:
+        return boxes
+    margins = jnp.maximum(jnp.round(share * (boxes[:, 2:] - boxes[:, :2])), 1)
+    first = jnp.maximum(boxes[:, :2] - margins, -0.5)
+    last = jnp.minimum(boxes[:, 2:] + margins, jnp.flip(sizes, axis=-1) - 0.5)
+    return jnp.concatenate([first, last], axis=-1)
+
+
 def squares_of(boxes, margin: float, sizes):
     """Returns a square around each box, with its context.
 

@@ -350,23 +350,26 @@ def cut_masks(
         truth, _ = cut_masks(config.shapes, truth, boxes)
         distance = sem.sem(classify, shape, truth, mask_box)
 
-    An evaluation also shifts the square around a box. Here the box is in the middle.
+    An evaluation also shifts the square around a box. Here the box is in the middle. Boxes are
+    enlarged by `section.enlarge`.
 
     Args:
       section: with the keys of `SHAPES`.
       masks: [B, H, W] bool, or 0 and 1.
-      boxes: [B, 4] (x0, y0, x1, y1). The tight box of the pixels 2 to 5 reaches from 1.5 to 5.5.
+      boxes: [B, 4] (x0, y0, x1, y1), tight. The box of the pixels 2 to 5 reaches from 1.5 to 5.5.
 
     Returns:
-      The masks, and the boxes as masks, both [B, S, S] bool with S = section.size.
+      The masks, and the enlarged boxes as masks, both [B, S, S] bool with S = section.size.
     """
     size = masks.shape[1:]
     height, width = size
+    sizes = jnp.array([size] * len(masks))
+    boxes = squares.enlarged(boxes, section.enlarge, sizes)
     if section.whole_map:
         whole = jnp.array([0, 0, width, height]) - 0.5
         around = jnp.broadcast_to(whole, (len(masks), 4))
     else:
-        around = squares.squares_of(boxes, section.margin, jnp.array([size] * len(masks)))
+        around = squares.squares_of(boxes, section.margin, sizes)
     inside = squares.box_masks(boxes, size)
     return (
         squares.cut(masks > 0, around, section.size),

@@ -55,6 +55,16 @@ def smooth_images(seed=0):
 # --- boxes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('share', [0.0, 0.001, 0.01, 0.1, 0.7])
+def test_enlarged_boxes_are_those_of_the_host(share):
+    for seed in range(20):
+        boxes = random_boxes(SIZES, seed)
+        ours = squares_lib.enlarged(jnp.array(boxes), share, jnp.array(SIZES))
+        for box, size, our in zip(boxes, SIZES, ours, strict=True):
+            (expected,) = objects.enlarged(box[None], share, size)
+            np.testing.assert_array_equal(our, expected)
+
+
 @pytest.mark.parametrize('margin', [1.0, 1.3, 2.0, 3.0])
 def test_squares_are_those_of_the_host_without_a_shift(margin):
     for seed in range(20):

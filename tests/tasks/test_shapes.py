@@ -199,14 +199,15 @@ def test_an_enlarged_box_has_a_pixel_around_the_object(frame):
 
 
 @pytest.mark.parametrize('whole_map', [False, True])
-def test_masks_are_cut_as_the_objects_of_an_evaluation(frame, whole_map):
+@pytest.mark.parametrize('enlarge', [0.0, 0.1])
+def test_masks_are_cut_as_the_objects_of_an_evaluation(frame, whole_map, enlarge):
     """A generator in the middle of its range does not shift the square."""
 
     class Middle:
         def random(self, count):
             return np.full(count, 0.5)
 
-    config = make_config(size=64, whole_map=whole_map)
+    config = make_config(size=64, whole_map=whole_map, enlarge=enlarge)
     example, crop = example_of(frame, 0, config)
     made = shapes.shape_of_target(example, Middle(), crop, 'shape_targets')
     mask = frame['instance'] == example['shape_targets'][0]
