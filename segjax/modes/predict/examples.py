@@ -1,6 +1,5 @@
 """Finds the examples of a `Prediction`: in a folder, in a single file, or in a JSON list."""
 
-import functools
 import json
 import pathlib
 import unicodedata
@@ -37,12 +36,14 @@ class ExampleFiles(NamedTuple):
     files   {feature: file} of its maps
     values  {feature: array} of its further inputs
     where   its place, for errors
+    size    (height, width) of its maps, which `checked_example` reads. None without maps
     """
 
     name: str
     files: Mapping[str, pathlib.Path]
     values: Mapping[str, np.ndarray]
     where: str
+    size: tuple[int, int] | None = None
 
     def digest(self) -> str:
         """Returns 32 hexadecimal digits for the content of all files, and for all values."""
@@ -74,8 +75,15 @@ def find_examples(
         examples = _in_folder(path, maps, prediction)
     else:
         examples = _single(path, maps, prediction)
-    _check_all(examples, functools.partial(check_example, prediction=prediction))
-    return sorted(examples, key=lambda example: example.name)
+
+    # Headers tell whether files are right, and how large they are.
+    checked: list[ExampleFiles] = []
+
+    def check(example: ExampleFiles) -> None:
+        checked.append(checked_example(example, prediction))
+
+    _check_all(examples, check)
+    return sorted(checked, key=lambda example: example.name)
 
 
 def _needs_list(path: pathlib.Path, prediction: Prediction) -> InputError:
@@ -387,8 +395,7 @@ def with_room(prediction: Prediction, examples: Iterable[ExampleFiles]) -> Predi
     if prediction.resize:
         return prediction
     sizes = [prediction.size]
-    for example in examples:
-        sizes += [reading.file_size(path) for path in example.files.values()]
+    sizes += [example.size for example in examples if example.size is not None]
     heights, widths = zip(*sizes, strict=True)
     return prediction._replace(size=(max(heights), max(widths)))
 
@@ -422,8 +429,8 @@ def _joined(problems: Sequence[InputError], count: int) -> InputError:
     )
 
 
-def check_example(example: ExampleFiles, prediction: Prediction) -> None:
-    """Checks the files and values of an example, without decoding PNG and JPEG.
+def checked_example(example: ExampleFiles, prediction: Prediction) -> ExampleFiles:
+    """Checks files and values of an example, without decoding PNG and JPEG. Adds its size.
 
     Raises:
       InputError: a missing or damaged file, maps of several sizes, a box that is empty or outside
@@ -470,6 +477,7 @@ def check_example(example: ExampleFiles, prediction: Prediction) -> None:
             prediction.check({**example.values, **of_maps})
         except InputError as error:
             raise error.at(f'{example.where}: {error.where}') from error
+    return example._replace(size=size)
 
 
 def _check_boxes(where: str, boxes: np.ndarray, size: tuple[int, int]) -> None:

@@ -14,6 +14,7 @@ from toy_edits import MARGIN, PIXELS
 
 from segjax.data import crops, objects
 from segjax.errors import InputError
+from segjax.modes.predict import reading
 from segjax.ops import squares
 from segjax.protocol import Prediction
 from segjax.spec import ClassSpec, Feature, Merge
@@ -100,6 +101,23 @@ def test_a_list_edits_the_files_of_a_folder_several_times(tmp_path, run):
     write_list(tmp_path / 'maps', entries)
     summary = run.predict(listed, tmp_path / 'out')
     assert (summary['images'], summary['skipped']) == (1, 3)
+
+
+def test_the_header_of_a_map_is_read_once(tmp_path, run, monkeypatch):
+    read_size = reading.file_size
+    paths = []
+
+    def counted(path):
+        paths.append(path.name)
+        return read_size(path)
+
+    monkeypatch.setattr(reading, 'file_size', counted)
+    for name in 'ab':
+        save(tmp_path / f'{name}.png', random_ids((21, 33)))
+    edit = {'box': [3.5, 2.5, 9.5, 7.5], 'class_id': 'car'}
+    entries = [{'name': name, 'label': f'{name}.png', **edit} for name in 'ba']
+    run.predict(write_list(tmp_path, entries), tmp_path / 'out')
+    assert paths == ['b.png', 'a.png']
 
 
 def test_maps_larger_than_those_of_the_run_keep_their_pixels(tmp_path, run):
