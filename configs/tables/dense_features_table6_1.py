@@ -18,13 +18,13 @@ from segjax.modes.table import (
     SEGMENTATION_SCORES,
     STREETS,
     Claim,
-    Literature,
     Row,
     Scale,
     Table,
-    published_numbers,
+    literature,
     share_columns,
     small_scale,
+    with_published,
 )
 
 FILE = 'configs/dense_features.py:{scale}'
@@ -42,11 +42,6 @@ LITERATURE = {
 }
 
 
-def numbers(values):
-    """Returns published numbers by column."""
-    return published_numbers(SEGMENTATION_SCORES, values)
-
-
 def generator(key, arguments):
     """Builds the hidden row of a generator on the features of the baseline."""
     config = f'{FILE},stages=features{arguments}'
@@ -55,19 +50,13 @@ def generator(key, arguments):
 
 def refit(key, name, arguments, start=BASELINE):
     """Builds the row of a refit, after the row of its generator or of the baseline."""
-    published = numbers(PUBLISHED[key]) if key in PUBLISHED else {}
-    return Row(key, name, f'{FILE},stages=refit{arguments}', published=published, after=start)
+    return Row(key, name, f'{FILE},stages=refit{arguments}', after=start)
 
 
 def get_rows():
     """Returns all rows."""
-    return (
-        Row(
-            BASELINE,
-            'Baseline',
-            f'{FILE},stages=segmentation',
-            published=numbers(PUBLISHED[BASELINE]),
-        ),
+    rows = (
+        Row(BASELINE, 'Baseline', f'{FILE},stages=segmentation'),
         generator('generator', ''),
         generator('generator_images', ',tap=image'),
         refit('steps', 'Further steps on real images', ',source=none'),
@@ -77,6 +66,7 @@ def get_rows():
         refit('ours', 'Ours', '', 'generator'),
         refit('ours_val', 'Ours, layouts of train and val', ',layouts=val', 'generator'),
     )
+    return with_published(rows, SEGMENTATION_SCORES, PUBLISHED)
 
 
 def get_claims():
@@ -94,7 +84,6 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    literature = [Literature(name, numbers(values)) for name, values in LITERATURE.items()]
     return Table(
         title='Synthetic dense features: Table 6.1',
         source='He, thesis, Table 6.1 (Cityscapes val, single scale)',
@@ -107,5 +96,5 @@ def get_table():
         },
         notes='ClassAcc: mean accuracy of the classes. fwIoU: IoU weighted by frequency.',
         claims=get_claims(),
-        literature=tuple(literature),
+        literature=literature(SEGMENTATION_SCORES, LITERATURE),
     )

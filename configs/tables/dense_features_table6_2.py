@@ -19,9 +19,9 @@ from segjax.modes.table import (
     Row,
     Scale,
     Table,
-    published_numbers,
     share_columns,
     small_scale,
+    with_published,
 )
 
 FILE = 'configs/dense_features.py:{scale}'
@@ -37,35 +37,17 @@ PUBLISHED = {
 GENERATORS = {'resize': 'layout shrunk first', 'atrous': 'atrous pooling (ours)'}
 
 
-def numbers(key):
-    """Returns the published numbers of a row by column."""
-    return published_numbers(SEGMENTATION_SCORES, PUBLISHED[key])
-
-
 def get_rows():
     """Returns the baseline, and two rows for each generator."""
-    rows = [Row(BASELINE, 'Baseline', f'{FILE},stages=segmentation', published=numbers(BASELINE))]
+    rows = [Row(BASELINE, 'Baseline', f'{FILE},stages=segmentation')]
     for generator, name in GENERATORS.items():
         score = f'score_{generator}'
-        refit = f'refit_{generator}'
         config = f'{FILE},generator={generator},mining=false'
         rows += [
-            Row(
-                score,
-                f'PSPNet-score, {name}',
-                f'{config},stages=features',
-                published=numbers(score),
-                after=BASELINE,
-            ),
-            Row(
-                refit,
-                f'Refit, {name}',
-                f'{config},stages=refit',
-                published=numbers(refit),
-                after=score,
-            ),
+            Row(score, f'PSPNet-score, {name}', f'{config},stages=features', after=BASELINE),
+            Row(f'refit_{generator}', f'Refit, {name}', f'{config},stages=refit', after=score),
         ]
-    return tuple(rows)
+    return with_published(rows, SEGMENTATION_SCORES, PUBLISHED)
 
 
 def get_claims():

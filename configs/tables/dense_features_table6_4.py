@@ -18,13 +18,13 @@ from segjax.modes.table import (
     SEGMENTATION_SCORES,
     STREETS,
     Claim,
-    Literature,
     Row,
     Scale,
     Table,
-    published_numbers,
+    literature,
     share_columns,
     small_scale,
+    with_published,
 )
 
 FILE = 'configs/dense_features.py:{scale}'
@@ -54,33 +54,16 @@ ROWS = {
 """{row: (name, value of layouts=)}."""
 
 
-def numbers(values):
-    """Returns published numbers by column."""
-    return published_numbers(SEGMENTATION_SCORES, values)
-
-
 def get_rows():
     """Returns the baseline, the hidden generator, and a row for each source of layouts."""
     rows = [
-        Row(
-            BASELINE,
-            'Baseline',
-            f'{FILE},stages=segmentation',
-            published=numbers(PUBLISHED[BASELINE]),
-        ),
+        Row(BASELINE, 'Baseline', f'{FILE},stages=segmentation'),
         Row(GENERATOR, 'generator', f'{FILE},stages=features', after=BASELINE, hidden=True),
     ]
     for key, (name, layouts) in ROWS.items():
-        rows.append(
-            Row(
-                key,
-                name,
-                f'{FILE},stages=refit,layouts={layouts}',
-                published=numbers(PUBLISHED[key]),
-                after=GENERATOR,
-            )
-        )
-    return tuple(rows)
+        config = f'{FILE},stages=refit,layouts={layouts}'
+        rows.append(Row(key, name, config, after=GENERATOR))
+    return with_published(rows, SEGMENTATION_SCORES, PUBLISHED)
 
 
 def get_claims():
@@ -96,7 +79,6 @@ def get_claims():
 
 def get_table():
     """Returns the table."""
-    literature = [Literature(name, numbers(values)) for name, values in SEVERAL_SCALES.items()]
     return Table(
         title='Synthetic dense features: Table 6.4',
         source='He, thesis, Table 6.4 (Cityscapes val)',
@@ -108,5 +90,5 @@ def get_table():
         },
         notes='A quarter of the layouts of each batch comes from the further source.',
         claims=get_claims(),
-        literature=tuple(literature),
+        literature=literature(SEGMENTATION_SCORES, SEVERAL_SCALES),
     )

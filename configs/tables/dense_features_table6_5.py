@@ -11,12 +11,12 @@ quick of Table 6.1 has the same rows.
 from segjax.modes.table import (
     SEGMENTATION_SCORES,
     Claim,
-    Literature,
     Row,
     Scale,
     Table,
-    published_numbers,
+    literature,
     share_columns,
+    with_published,
 )
 
 FILE = 'configs/dense_features.py:{scale}'
@@ -33,20 +33,10 @@ SEVERAL_SCALES = {
 }
 
 
-def numbers(values):
-    """Returns published numbers by column."""
-    return published_numbers(SEGMENTATION_SCORES, values)
-
-
 def get_rows():
     """Returns the baseline, the hidden generator, the control, and our features."""
-    return (
-        Row(
-            BASELINE,
-            'Baseline',
-            f'{FILE},stages=segmentation',
-            published=numbers(PUBLISHED[BASELINE]),
-        ),
+    rows = (
+        Row(BASELINE, 'Baseline', f'{FILE},stages=segmentation'),
         Row(GENERATOR, 'generator', f'{FILE},stages=features', after=BASELINE, hidden=True),
         Row(
             'steps',
@@ -54,19 +44,13 @@ def get_rows():
             f'{FILE},stages=refit,source=none',
             after=BASELINE,
         ),
-        Row(
-            'ours',
-            'Ours',
-            f'{FILE},stages=refit',
-            published=numbers(PUBLISHED['ours']),
-            after=GENERATOR,
-        ),
+        Row('ours', 'Ours', f'{FILE},stages=refit', after=GENERATOR),
     )
+    return with_published(rows, SEGMENTATION_SCORES, PUBLISHED)
 
 
 def get_table():
     """Returns the table."""
-    literature = [Literature(name, numbers(values)) for name, values in SEVERAL_SCALES.items()]
     return Table(
         title='Synthetic dense features: Table 6.5',
         source='He, thesis, Table 6.5 (ADE20K val)',
@@ -77,5 +61,5 @@ def get_table():
             Claim('synthetic features raise ClassAcc', 'ClassAcc', 'ours', BASELINE),
             Claim('synthetic features raise mIoU', 'mIoU', 'ours', BASELINE),
         ),
-        literature=tuple(literature),
+        literature=literature(SEGMENTATION_SCORES, SEVERAL_SCALES),
     )

@@ -10,7 +10,16 @@ The nets are DeepLab-v2 and PSPNet, each with fixed, learned and random dilation
 `quick`, because the classes of `streets` differ (see learned_dilation_table4_3.py).
 """
 
-from segjax.modes.table import Claim, Column, Row, Scale, Table, share_columns, small_scale
+from segjax.modes.table import (
+    Claim,
+    Column,
+    Row,
+    Scale,
+    Table,
+    share_columns,
+    small_scale,
+    with_published,
+)
 
 FILE = 'configs/learned_dilation.py:{scale}'
 CLASSES = {
@@ -49,9 +58,8 @@ def get_rows():
         for dilation, suffix in SUFFIXES.items():
             key = f'{net}_{dilation}'
             config = f'{FILE},net={net},dilation={dilation}'
-            published = dict(zip((*CLASSES, 'mean IoU'), PUBLISHED.get(key, ())))
-            rows.append(Row(key, name + suffix, config, published))
-    return rows
+            rows.append(Row(key, name + suffix, config))
+    return with_published(rows, (*CLASSES, 'mean IoU'), PUBLISHED)
 
 
 def get_claims():
@@ -84,7 +92,7 @@ def get_table():
             Column('mean IoU', 'mIoU', unit='%', factor=100, better='max'),
             Column('mean IoU, whole factors', 'mIoU_whole_factors', unit='%', factor=100),
         ),
-        rows=tuple(get_rows()),
+        rows=get_rows(),
         scales={
             'camvid_quick': small_scale(
                 'camvid_quick', 'CamVid at 160x120, scored on the split val'

@@ -20,9 +20,9 @@ from segjax.modes.table import (
     Scale,
     Scatter,
     Table,
-    published_numbers,
     share_columns,
     small_scale,
+    with_published,
 )
 
 FEATURES = 'configs/dense_features.py:{scale}'
@@ -77,12 +77,6 @@ NOTES = (
 )
 
 
-def numbers(key):
-    """Returns the published numbers of a row by column."""
-    columns = (*SEGMENTATION_SCORES, *MEMBERS)
-    return published_numbers(columns, PUBLISHED[key]) if key in PUBLISHED else {}
-
-
 def audited(key, evaluates, adversary, prefix=''):
     """Builds the row of a defence, which audits the run of another row."""
     name, defence, strength = DEFENCES[key]
@@ -91,7 +85,6 @@ def audited(key, evaluates, adversary, prefix=''):
         f'{prefix}{key}',
         name,
         f'{FILE},adversary={adversary},victim={victim},defence={defence},strength={strength}',
-        published={} if prefix else numbers(key),
         labels={'adversary': 'A1' if prefix else 'A2'},
         evaluates=evaluates,
     )
@@ -105,7 +98,6 @@ def get_rows():
             NONE,
             'No defence',
             f'{FILE},adversary=independent,victim=features',
-            published=numbers(NONE),
             labels={'adversary': 'A2'},
             after='features/features',
         ),
@@ -121,7 +113,7 @@ def get_rows():
         )
     )
     rows += [audited(key, A1, 'dependent', 'a1_') for key in OF_A1]
-    return tuple(rows)
+    return with_published(rows, (*SEGMENTATION_SCORES, *MEMBERS), PUBLISHED)
 
 
 def get_claims():

@@ -18,7 +18,16 @@ The rows DA(Test) and DA(Both) evaluate the nets of TwoSM and of DA(Train). The 
 in Table 2 alone.
 """
 
-from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    STREETS,
+    Claim,
+    Column,
+    Row,
+    Scale,
+    Table,
+    small_scale,
+    with_published,
+)
 
 FILE = 'configs/semantic_inpainting.py:{scale}'
 LOADED = ('classifier.use=load',)
@@ -47,14 +56,7 @@ NOTES = (
 
 def trained(key, name, arguments):
     """Builds the row of a training."""
-    return Row(
-        key,
-        name,
-        f'{FILE},{arguments}',
-        published=dict(zip(COLUMNS, PUBLISHED[key])),
-        overrides=LOADED,
-        after='classifier',
-    )
+    return Row(key, name, f'{FILE},{arguments}', overrides=LOADED, after='classifier')
 
 
 def tested(key, name, arguments, evaluates):
@@ -64,7 +66,7 @@ def tested(key, name, arguments, evaluates):
 
 def get_rows():
     """Returns all rows, the hidden classifier first."""
-    return (
+    rows = (
         Row('classifier', 'shape classifier', f'{FILE},system=shapes', hidden=True),
         trained(TWO_STREAM, 'TwoSM', 'da=none'),
         trained('unetd', 'TwoSM + DANet', 'denoiser=unetd'),
@@ -75,10 +77,11 @@ def get_rows():
         trained(DA_TRAIN, 'TwoSM + DA(Train)', 'da=train'),
         tested('da_both', 'TwoSM + DA(Both)', 'da=both', DA_TRAIN),
     )
+    return with_published(rows, COLUMNS, PUBLISHED)
 
 
 def get_claims():
-    """Returns the claims of Tables 1 and 2 that both data sets share."""
+    """Returns the claims."""
     return (
         Claim('DA in training removes noise pixels', 'NN', TWO_STREAM, DA_TRAIN),
         Claim('DA in testing removes noise pixels', 'NN', TWO_STREAM, 'da_test'),

@@ -14,109 +14,47 @@ takes its place in all rows but the hidden row:
 The rows DA(Test) and DA(Both) evaluate the nets of TwoSM and of DA(Train).
 """
 
-from segjax.modes.table import Claim, Column, Row, Scale, Table
+import pathlib
 
-FILE = 'configs/semantic_inpainting.py:{scale}'
-LOADED = ('classifier.use=load',)
-"""Override of rows that score Sem with the classifier of another row."""
-TWO_STREAM = 'twosm'
-DA_TRAIN = 'da_train'
+from segjax.modes.table import Scale, load, with_published
 
+FIRST = pathlib.Path(__file__).with_name('semantic_inpainting_table1.py')
+"""The table whose rows, columns and claims are those of this table."""
+COLUMNS = ('tIOU', 'hamm', 'NN', 'Sem')
 PUBLISHED = {
-    TWO_STREAM: (65.05, 67.50, 501.16, 0.4762),
+    'twosm': (65.05, 67.50, 501.16, 0.4762),
     'unetd': (63.38, 66.45, 103.64, 0.4640),
     'adnet': (68.61, 69.96, 39.04, 0.4892),
     'ridnet': (63.76, 66.12, 91.67, 0.4677),
     'ffdnet': (62.71, 64.56, 262.41, 0.5067),
     'da_test': (66.32, 68.43, 413.71, 0.4767),
-    DA_TRAIN: (69.79, 71.16, 33.54, 0.4891),
+    'da_train': (69.79, 71.16, 33.54, 0.4891),
     'da_both': (69.67, 70.98, 25.64, 0.4889),
 }
 """{row: (tIOU, hamm, NN, Sem)}."""
-COLUMNS = ('tIOU', 'hamm', 'NN', 'Sem')
-NOTES = (
-    'tIOU: intersection over union of the target class inside the box. hamm: share of right pixels '
-    'inside the box. NN: noise pixels of a box, whose class does not occur in the true box. Sem: '
-    'difference of the shapes in the eyes of a classifier. Noisy boxes: share of the boxes with a '
-    'noise pixel. Predictors that see no context are in scores.json of each run: the filled box, '
-    'the mean training shape of the class, and a training shape.'
-)
 
 
-def trained(key, name, arguments):
-    """Builds the row of a training."""
-    return Row(
-        key,
-        name,
-        f'{FILE},{arguments}',
-        published=dict(zip(COLUMNS, PUBLISHED[key])),
-        overrides=LOADED,
-        after='classifier',
-    )
-
-
-def tested(key, name, arguments, evaluates):
-    """Builds the row of a trained net that is tested with the noise filter."""
-    return Row(
-        key,
-        name,
-        f'{FILE},{arguments}',
-        published=dict(zip(COLUMNS, PUBLISHED[key])),
-        overrides=LOADED,
-        evaluates=evaluates,
-    )
-
-
-def get_rows():
-    """Returns all rows, the hidden classifier first."""
-    return (
-        Row('classifier', 'shape classifier', f'{FILE},system=shapes', hidden=True),
-        trained(TWO_STREAM, 'TwoSM', 'da=none'),
-        trained('unetd', 'TwoSM + DANet', 'denoiser=unetd'),
-        trained('adnet', 'TwoSM + ADCNN', 'denoiser=adnet'),
-        trained('ridnet', 'TwoSM + RIDNet', 'denoiser=ridnet'),
-        trained('ffdnet', 'TwoSM + FFDNet', 'denoiser=ffdnet'),
-        tested('da_test', 'TwoSM + DA(Test)', 'da=test', TWO_STREAM),
-        trained(DA_TRAIN, 'TwoSM + DA(Train)', 'da=train'),
-        tested('da_both', 'TwoSM + DA(Both)', 'da=both', DA_TRAIN),
-    )
-
-
-def get_claims():
-    """Returns the claims of Tables 1 and 2 that both data sets share."""
-    return (
-        Claim('DA in training removes noise pixels', 'NN', TWO_STREAM, DA_TRAIN),
-        Claim('DA in testing removes noise pixels', 'NN', TWO_STREAM, 'da_test'),
-        Claim('DA in both removes most noise pixels', 'NN', DA_TRAIN, 'da_both'),
-        Claim('DA in training removes more than DA in testing', 'NN', 'da_test', DA_TRAIN),
-        Claim('DA in training raises tIOU', 'tIOU', DA_TRAIN, TWO_STREAM),
-        Claim('DA in training raises hamm', 'hamm', DA_TRAIN, TWO_STREAM),
-        Claim('DA in testing raises tIOU', 'tIOU', 'da_test', TWO_STREAM),
-        Claim('DA in testing raises hamm', 'hamm', 'da_test', TWO_STREAM),
-        Claim('the best denoiser has lower tIOU than DA', 'tIOU', DA_TRAIN, 'adnet'),
-        Claim('the least noisy denoiser has more noise than DA', 'NN', 'adnet', DA_TRAIN),
-    )
+def get_claims(first):
+    """Returns the claims of Table 1 for the denoiser with the highest tIOU of Table 2."""
+    claims = []
+    for claim in first.claims:
+        if claim.lower == 'ffdnet':
+            claim = claim._replace(lower='adnet')
+        claims.append(claim)
+    return tuple(claims)
 
 
 def get_table():
     """Returns the table."""
-    return Table(
+    first = load(FIRST)
+    return first._replace(
         title='Noise pixels in semantic inpainting: Table 2',
         source='He et al., Table 2 (bedrooms of ADE20K, 7 classes)',
-        columns=(
-            Column('tIOU', 'tIOU', unit='%', factor=100, better='max', digits=2),
-            Column('hamm', 'hamm', unit='%', factor=100, better='max', digits=2),
-            Column('NN', 'NN', better='min', digits=3),
-            Column('Sem', 'Sem', better='min', digits=4),
-            Column('noisy boxes', 'noisy_boxes', unit='%', factor=100, better='min'),
-        ),
-        rows=get_rows(),
+        rows=with_published(first.rows, COLUMNS, PUBLISHED),
         scales={
             'paper': Scale(
                 'bedroom', seeds=(0,), note="The paper's setting. Its rows are one run each."
             ),
         },
-        notes=NOTES,
-        compare=(TWO_STREAM, 'da_test', DA_TRAIN, 'da_both'),
-        claims=get_claims(),
+        claims=get_claims(first),
     )

@@ -13,13 +13,13 @@ net.
 
 from segjax.modes.table import (
     Claim,
-    Literature,
     Row,
     Scale,
     Table,
-    published_numbers,
+    literature,
     share_columns,
     small_scale,
+    with_published,
 )
 
 FILE = 'configs/std2p.py:{scale}'
@@ -30,9 +30,9 @@ COLUMNS = ('pixel accuracy', 'class accuracy', 'mIoU', 'fwIoU')
 PUBLISHED = {
     'fcn': (65.4, 46.1, 34.0, 49.5),
     'superpixel': (68.5, 48.7, 36.0, 52.9),
-    'superpixel+': (68.4, 52.1, 38.1, 54.0),
+    'superpixel_plus': (68.4, 52.1, 38.1, 54.0),
     'full': (70.1, 53.8, 40.1, 55.7),
-    'pixel': (66.2, 45.9, 34.6, 50.2),
+    'fcn_pixel': (66.2, 45.9, 34.6, 50.2),
 }
 """{row: numbers of COLUMNS} on NYUDv2 with 40 classes."""
 LITERATURE = {
@@ -55,25 +55,17 @@ NOTES = (
 )
 
 
-def trained(key, name, arguments, published=''):
+def trained(key, name, arguments):
     """Builds the row of a net that is fine-tuned with pooling from the row `fcn`."""
-    return Row(
-        key,
-        name,
-        f'{FILE},{arguments}',
-        published=published_numbers(COLUMNS, PUBLISHED[published]) if published else {},
-        overrides=AFTER_FCN,
-        after='fcn',
-    )
+    return Row(key, name, f'{FILE},{arguments}', overrides=AFTER_FCN, after='fcn')
 
 
-def tested(key, name, arguments, evaluates, published='', overrides=()):
+def tested(key, name, arguments, evaluates, overrides=()):
     """Builds the row of a trained net that is tested in another way."""
     return Row(
         key,
         name,
         f'{FILE},{arguments}',
-        published=published_numbers(COLUMNS, PUBLISHED[published]) if published else {},
         overrides=(*(AFTER_FCN if evaluates == 'full' else ()), *overrides),
         evaluates=evaluates,
     )
@@ -82,24 +74,20 @@ def tested(key, name, arguments, evaluates, published='', overrides=()):
 def get_rows():
     """Returns all rows."""
     past = ('testing.direction=past',)
-    return (
-        Row(
-            'fcn',
-            'FCN',
-            f'{FILE},system=fcn',
-            published=published_numbers(COLUMNS, PUBLISHED['fcn']),
-        ),
+    rows = (
+        Row('fcn', 'FCN', f'{FILE},system=fcn'),
         tested(
             'fcn_superpixel', 'FCN, tested with superpixels', 'system=fcn,test=superpixel', 'fcn'
         ),
         tested('fcn_full', 'FCN, tested with frames', 'system=fcn,test=full', 'fcn'),
         tested('fcn_past', 'FCN, past frames', 'system=fcn,test=full', 'fcn', overrides=past),
-        tested('fcn_pixel', 'FCN, pixel correspondence', 'system=fcn,test=pixel', 'fcn', 'pixel'),
-        trained('superpixel', 'superpixel', 'use=superpixel', 'superpixel'),
-        trained('full', 'full', 'use=full', 'full'),
-        tested('superpixel_plus', 'superpixel+', 'use=full,test=superpixel', 'full', 'superpixel+'),
+        tested('fcn_pixel', 'FCN, pixel correspondence', 'system=fcn,test=pixel', 'fcn'),
+        trained('superpixel', 'superpixel', 'use=superpixel'),
+        trained('full', 'full', 'use=full'),
+        tested('superpixel_plus', 'superpixel+', 'use=full,test=superpixel', 'full'),
         tested('full_past', 'full, past frames', 'use=full', 'full', overrides=past),
     )
+    return with_published(rows, COLUMNS, PUBLISHED)
 
 
 def get_claims():
@@ -141,7 +129,5 @@ def get_table():
         notes=NOTES,
         compare=('fcn', 'fcn_superpixel', 'fcn_full', 'superpixel', 'full'),
         claims=get_claims(),
-        literature=tuple(
-            Literature(name, published_numbers(COLUMNS, row)) for name, row in LITERATURE.items()
-        ),
+        literature=literature(COLUMNS, LITERATURE),
     )

@@ -7,7 +7,15 @@ python -m segjax.main --mode table --table configs/tables/std2p_table3_3.py --sc
 All rows are trained and tested with several frames, from the net of the hidden row `fcn`.
 """
 
-from segjax.modes.table import Claim, Row, Scale, Table, share_columns, small_scale
+from segjax.modes.table import (
+    Claim,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    share_columns,
+    small_scale,
+)
 
 FILE = 'configs/std2p.py:{scale}'
 COLUMNS = {
@@ -34,7 +42,7 @@ def get_rows():
             f'{spatial}_{temporal}',
             f'{spatial} / {temporal}',
             f'{FILE},use=full,spatial={spatial},temporal={temporal}',
-            published=dict(zip(COLUMNS, values, strict=True)),
+            published=published_numbers(COLUMNS, values),
             overrides=('frames.num_steps=0',),
             after='fcn',
         )

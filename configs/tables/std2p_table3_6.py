@@ -13,12 +13,12 @@ A depth scale of NYUDv2 on the command line holds for all rows. SUN3D has its ow
 
 from segjax.modes.table import (
     Claim,
-    Literature,
     Row,
     Scale,
     Table,
-    published_numbers,
+    literature,
     share_columns,
+    with_published,
 )
 
 FILE = 'configs/std2p.py:{scale}'
@@ -70,12 +70,11 @@ def get_rows():
             key,
             name,
             f'{FILE},{arguments}',
-            published=published_numbers(COLUMNS, PUBLISHED[key]),
             overrides=SUN3D if evaluates == 'fcn' else ('frames.num_steps=0', *SUN3D),
             evaluates=evaluates,
         )
         rows.append(row)
-    return tuple(rows)
+    return with_published(rows, COLUMNS, PUBLISHED)
 
 
 def get_table():
@@ -96,7 +95,5 @@ def get_table():
         },
         notes='Nets are trained on NYUDv2. Predictions of 40 classes are merged into 33.',
         claims=claims,
-        literature=tuple(
-            Literature(name, published_numbers(COLUMNS, row)) for name, row in LITERATURE.items()
-        ),
+        literature=literature(COLUMNS, LITERATURE),
     )

@@ -17,6 +17,7 @@ from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.errors import InputError
 from segjax.models.backbones import efficientnet
+from segjax.modes import table as tables
 from segjax.modes.table import plan as table_plan
 from segjax.pipelines import semantic_inpainting as pipeline
 from segjax.protocol import TrainState
@@ -661,6 +662,16 @@ def test_the_rows_of_a_table_score_with_the_net_of_the_hidden_row(number, scale,
         assert config.shapes == classifier.shapes
         assert config.classifier.use == 'load'
         assert config.init_from.path.endswith('classifier/seed_0')
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_a_table_has_its_own_numbers_and_its_own_best_denoiser(number):
+    table = tables.load(TABLES / f'semantic_inpainting_table{number}.py')
+    tiou = {row.key: row.published['tIOU'] for row in table.rows if row.published}
+    assert len(tiou) == {1: 6, 2: 8}[number] and tiou['twosm'] == {1: 82.85, 2: 65.05}[number]
+    (best,) = (claim for claim in table.claims if claim.text.startswith('the best denoiser'))
+    denoisers = ('unetd', 'adnet', 'ridnet', 'ffdnet')
+    assert best.lower == max(denoisers, key=tiou.__getitem__)
 
 
 def test_rows_are_checked_before_the_hidden_row_is_trained(

@@ -2,7 +2,7 @@
 
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -176,8 +176,23 @@ def published_numbers(columns: Iterable[str], values: Iterable[float | None]) ->
     return {column: value for column, value in pairs if value is not None}
 
 
+def literature(
+    columns: Collection[str], numbers: Mapping[str, Sequence[float | None]]
+) -> tuple[Literature, ...]:
+    """Returns entries of `Table.literature` without further labels.
+
+    Args:
+      columns: names of columns.
+      numbers: by name of a method, as `values` of `published_numbers`.
+    """
+    entries = []
+    for name, values in numbers.items():
+        entries.append(Literature(name, published_numbers(columns, values)))
+    return tuple(entries)
+
+
 def with_published(
-    rows: Iterable[Row], columns: Sequence[str], numbers: Mapping[str, Sequence[float | None]]
+    rows: Iterable[Row], columns: Collection[str], numbers: Mapping[str, Sequence[float | None]]
 ) -> tuple[Row, ...]:
     """Returns rows with their published numbers. Rows without an entry keep theirs.
 

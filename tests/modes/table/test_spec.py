@@ -143,6 +143,12 @@ def test_rows_get_their_published_numbers_by_key():
     assert second == rows[1]._replace(published={'mIoU': 2.0})
 
 
+def test_methods_of_the_literature_get_their_published_numbers():
+    first, second = spec.literature({'mIoU': 'mIoU', 'error': 'x'}, {'a': (1, 2), 'b': (None, 3)})
+    assert first == spec.Literature('a', {'mIoU': 1, 'error': 2})
+    assert second == spec.Literature('b', {'error': 3})
+
+
 def test_rows_begin_from_a_row_with_common_overrides_in_front():
     trained = spec.Row('a', 'A', 'x.py', overrides=('train.num_steps=3',))
     tested = spec.Row('b', 'B', 'x.py', evaluates='a')
