@@ -27,15 +27,6 @@ enlarged and cropped.
 from segjax import config as config_lib
 
 FILE = 'configs/conditional_gan.py'
-VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
-CHOICES = {
-    'gan': ('bicycle', 'pix2pix'),
-    'world': ('', 'faces', 'heads'),
-    'features': ('', 'load', 'random'),
-}
-"""Values of arguments. '': as the variant sets it."""
-OF_VARIANT = -1
-"""Number of steps: as the variant sets it."""
 FACES = 4038
 """Training images of LFW."""
 HEADS = 3000
@@ -46,10 +37,7 @@ BATCH = {'bicycle': 2, 'pix2pix': 1}
 
 def get_config(arg=''):
     """Returns the config of a variant."""
-    args = config_lib.parse_arg(
-        arg, variants=VARIANTS, gan='bicycle', world='', features='', steps=OF_VARIANT
-    )
-    config_lib.check_choices(FILE, args, CHOICES)
+    args = config_lib.portrait_args(FILE, arg, {'gan': tuple(BATCH)}, gan='bicycle')
     config = config_lib.defaults('conditional_gan')
     config_lib.portraits(config)
     batch_size = BATCH[args.gan]
@@ -74,11 +62,7 @@ def get_config(arg=''):
     }
     if args.variant:
         variants[args.variant](config)
-    config_lib.choose_world(config, FILE, args)
-    if args.features:
-        config.features.use = args.features
-    if args.steps != OF_VARIANT:
-        config.train.num_steps = args.steps
+    config_lib.set_portrait_args(config, FILE, args)
     return config
 
 
@@ -110,8 +94,8 @@ def _pets(config):
     config_lib.condition_on_normals(config)
 
 
-def _small(config):
-    """Sets images of 64x64 and narrow nets."""
+def _photos(config):
+    """Sets a folder of faces at 64x64, and narrow nets."""
     config_lib.small_portraits(config)
     # As many samples as dropout_codes has branches.
     config.testing.num_samples = 6
@@ -121,12 +105,6 @@ def _small(config):
     config.pix2pix.discriminator.num_layers = 2
     # With 8 examples a batch, the released sum would weigh the divergence four times as much.
     config.bicycle.kl_reduction = 'mean'
-
-
-def _photos(config):
-    """Sets a folder of faces with landmarks."""
-    _small(config)
-    config.data.name = 'landmark_folder'
 
 
 def _photos_quick(config):
@@ -141,7 +119,7 @@ def _photos_quick(config):
 
 def _quick(config):
     """Sets rendered faces, and a narrow Phi with random weights."""
-    _small(config)
+    _photos(config)
     config_lib.rendered_portraits(config)
     config.testing.num_samples = 4
 

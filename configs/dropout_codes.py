@@ -41,33 +41,25 @@ images.
 from segjax import config as config_lib
 
 FILE = 'configs/dropout_codes.py'
-VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
 CHOICES = {
     'branches': ('shared', 'separate', 'late', 'single'),
     'dropout': ('channel', 'classic'),
-    'world': ('', 'faces', 'heads'),
-    'features': ('', 'load', 'random'),
     'neighbours': ('', 'true', 'false'),
 }
 """Values of arguments. '': as the variant sets it."""
-OF_VARIANT = -1
-"""A number that the variant sets."""
 
 
 def get_config(arg=''):
     """Returns the config of a variant."""
-    args = config_lib.parse_arg(
+    args = config_lib.portrait_args(
+        FILE,
         arg,
-        variants=VARIANTS,
+        CHOICES,
         branches='shared',
-        number=OF_VARIANT,
+        number=config_lib.OF_VARIANT,
         neighbours='',
         dropout='channel',
-        world='',
-        features='',
-        steps=OF_VARIANT,
     )
-    config_lib.check_choices(FILE, args, CHOICES)
     config = config_lib.defaults('dropout_codes')
     config_lib.portraits(config)
     config_lib.update(
@@ -87,19 +79,19 @@ def get_config(arg=''):
     }
     if args.variant:
         variants[args.variant](config)
-    config_lib.choose_world(config, FILE, args)
+    config_lib.set_portrait_args(config, FILE, args)
     _set_arguments(config, args)
     return config
 
 
 def _set_arguments(config, args):
-    """Sets branches, neighbours, drop-out, features and steps."""
+    """Sets branches, neighbours and drop-out, and the loss of other features and steps."""
     config.model.branches = args.branches
     config.model.dropout = args.dropout
     # The rows `late` are CRN, whose release gives all branches a small share of the loss.
     if args.branches == 'late':
         config.loss.relaxation = 0.001
-    if args.number != OF_VARIANT:
+    if args.number != config_lib.OF_VARIANT:
         config.model.num_branches = args.number
         config.neighbours.num_clusters = max(args.number - 1, 1)
     number = 1 if args.branches == 'single' else config.model.num_branches
@@ -110,10 +102,8 @@ def _set_arguments(config, args):
     has_landmarks = config.condition.name == 'landmarks'
     config.neighbours.use = wanted == 'true' and (has_landmarks or bool(args.neighbours))
     if args.features:
-        config.features.use = args.features
         config.loss.factors = ()
-    if args.steps != OF_VARIANT:
-        config.train.num_steps = args.steps
+    if args.steps != config_lib.OF_VARIANT:
         half = max(1, args.steps // 2)
         config.loss.calibrate_steps = min(config.loss.calibrate_steps, half)
         config.loss.relaxed_steps = min(config.loss.relaxed_steps, args.steps // 3)
@@ -132,8 +122,8 @@ def _pets(config):
     config_lib.condition_on_normals(config)
 
 
-def _small(config):
-    """Sets images of 64x64 and narrow nets."""
+def _photos(config):
+    """Sets a folder of faces at 64x64, and narrow nets."""
     config_lib.small_portraits(config)
     config_lib.update(
         config,
@@ -143,12 +133,6 @@ def _small(config):
         # Fifty times fewer steps need larger steps.
         optim=dict(learning_rate=1e-3),
     )
-
-
-def _photos(config):
-    """Sets a folder of faces with landmarks."""
-    _small(config)
-    config.data.name = 'landmark_folder'
 
 
 def _photos_quick(config):
@@ -173,7 +157,7 @@ def _photos_quick(config):
 
 def _quick(config):
     """Sets rendered faces, and a narrow Phi with random weights."""
-    _small(config)
+    _photos(config)
     config_lib.rendered_portraits(config)
     config_lib.update(
         config,

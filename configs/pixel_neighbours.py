@@ -26,17 +26,11 @@ and copies from at most 8 pixels away.
 from segjax import config as config_lib
 
 FILE = 'configs/pixel_neighbours.py'
-VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
-CHOICES = {'world': ('', 'faces', 'heads'), 'features': ('', 'load', 'random')}
-"""Values of arguments. '': as the variant sets it."""
-OF_VARIANT = -1
-"""Number of steps: as the variant sets it."""
 
 
 def get_config(arg=''):
     """Returns the config of a variant."""
-    args = config_lib.parse_arg(arg, variants=VARIANTS, world='', features='', steps=OF_VARIANT)
-    config_lib.check_choices(FILE, args, CHOICES)
+    args = config_lib.portrait_args(FILE, arg)
     config = config_lib.defaults('pixel_neighbours')
     config_lib.portraits(config)
     config_lib.update(
@@ -54,11 +48,7 @@ def get_config(arg=''):
     }
     if args.variant:
         variants[args.variant](config)
-    config_lib.choose_world(config, FILE, args)
-    if args.features:
-        config.features.use = args.features
-    if args.steps != OF_VARIANT:
-        config.train.num_steps = args.steps
+    config_lib.set_portrait_args(config, FILE, args)
     return config
 
 
@@ -76,8 +66,8 @@ def _pets(config):
     config_lib.condition_on_normals(config)
 
 
-def _small(config):
-    """Sets images of 64x64, narrow nets, and fewer images for each sample."""
+def _photos(config):
+    """Sets a folder of faces at 64x64, narrow nets, and fewer images for each sample."""
     config_lib.small_portraits(config)
     config_lib.update(
         config,
@@ -88,12 +78,6 @@ def _small(config):
         # Fifty times fewer steps need larger steps.
         optim=dict(learning_rate=1e-3),
     )
-
-
-def _photos(config):
-    """Sets a folder of faces with landmarks."""
-    _small(config)
-    config.data.name = 'landmark_folder'
 
 
 def _photos_quick(config):
@@ -109,7 +93,7 @@ def _photos_quick(config):
 
 def _quick(config):
     """Sets rendered faces, and a narrow Phi with random weights."""
-    _small(config)
+    _photos(config)
     config_lib.rendered_portraits(config)
     config_lib.update(
         config,

@@ -47,6 +47,18 @@ def test_config_files_see_the_config_alone():
         assert house.imported_rooms(path) <= {'config', 'errors', 'modes'}, path
 
 
+def test_config_files_repeat_no_function():
+    """Config files share settings by segjax.config, and tables by the vocabulary of tables."""
+    places = {}
+    for path in (REPOSITORY / 'configs').rglob('*.py'):
+        for node in ast.parse(code_of(path)).body:
+            if isinstance(node, ast.FunctionDef):
+                place = f'{path.name}: {node.name}'
+                node.name = ''
+                places.setdefault(ast.unparse(node), []).append(place)
+    assert [names for names in places.values() if len(names) > 1] == []
+
+
 def test_every_module_of_the_table_has_its_place():
     assert {path.stem for path in (PACKAGE / 'modes/table').rglob('*.py')} == set(house.TABLE)
 

@@ -1,12 +1,20 @@
 """Settings that several config files begin with."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
 
+from segjax.config.arguments import check_choices, parse_arg
 from segjax.config.tree import choose, update
 from segjax.errors import InputError
 
+OF_VARIANT = -1
+"""A number of an argument that the variant sets."""
+PORTRAIT_VARIANTS = ('pets', 'photos', 'photos_quick', 'quick', 'smoke')
+"""Variants of images from conditions."""
+PORTRAIT_CHOICES = {'world': ('', 'faces', 'heads'), 'features': ('', 'load', 'random')}
+"""Values of arguments of images from conditions. '': as the variant sets it."""
 PORTRAIT_WORLDS = {'': 'faces', 'pets': 'heads', 'photos': 'faces', 'photos_quick': 'faces'}
 """Worlds of the variants of images from conditions that have a data set of their own."""
 
@@ -31,6 +39,26 @@ def smoke(config: ml_collections.ConfigDict) -> None:
     )
 
 
+def portrait_args(
+    file: str, arg: str, choices: Mapping[str, Collection[str]] = {}, **further: Any
+) -> ml_collections.ConfigDict:
+    """Parses the arguments of a config file of images from conditions.
+
+    Args:
+      file: path of the config file.
+      arg: the text behind its colon.
+      choices: known values of further arguments, as in `check_choices`.
+      **further: arguments in addition to world, features and steps, as in `parse_arg`.
+
+    Raises:
+      InputError: a wrong argument.
+    """
+    shared = dict(world='', features='', steps=OF_VARIANT)
+    args = parse_arg(arg, variants=PORTRAIT_VARIANTS, **shared, **further)
+    check_choices(file, args, {**PORTRAIT_CHOICES, **choices})
+    return args
+
+
 def portraits(config: ml_collections.ConfigDict) -> None:
     """Sets faces of LFW at 128x128 that are drawn from landmarks, and a landmark net."""
     update(
@@ -44,10 +72,10 @@ def portraits(config: ml_collections.ConfigDict) -> None:
 
 
 def small_portraits(config: ml_collections.ConfigDict) -> None:
-    """Sets images of 64x64 that are drawn from conditions, a narrow landmark net, and VGG16."""
+    """Sets a folder of faces at 64x64, a narrow landmark net, and VGG16."""
     update(
         config,
-        data=dict(eval_size=(64, 64)),
+        data=dict(name='landmark_folder', eval_size=(64, 64)),
         augment=dict(resize=(64, 64), crop=(64, 64)),
         condition=dict(sigma=1.0),
         train=dict(batch_size=8, num_steps=2000),
@@ -63,7 +91,7 @@ def small_portraits(config: ml_collections.ConfigDict) -> None:
 
 
 def smaller_portraits(config: ml_collections.ConfigDict) -> None:
-    """Sets images of 48x48 and 600 steps on a folder of faces, after `small_portraits`."""
+    """Sets images of 48x48 and 600 steps, after `small_portraits`."""
     update(
         config,
         data=dict(eval_size=(48, 48)),
@@ -75,7 +103,7 @@ def smaller_portraits(config: ml_collections.ConfigDict) -> None:
 
 
 def rendered_portraits(config: ml_collections.ConfigDict) -> None:
-    """Sets the world `faces`, and a narrow VGG16 with random weights."""
+    """Sets the world `faces` and a narrow VGG16 of random weights, after `small_portraits`."""
     update(
         config,
         data=dict(name='faces', world=dict(num_train=1000, num_val=64, size=(64, 64))),
@@ -111,13 +139,15 @@ def condition_on_normals(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def choose_world(config: ml_collections.ConfigDict, file: str, args: Any) -> None:
-    """Sets the world of images from conditions: faces from landmarks, or heads from normal maps.
+def set_portrait_args(config: ml_collections.ConfigDict, file: str, args: Any) -> None:
+    """Sets the world, the features and the steps of images from conditions.
+
+    The worlds are faces from landmarks, and heads from normal maps.
 
     Args:
       config: with the settings of the variant.
       file: path of the config file.
-      args: with `variant` and `world`, '' for the world of the variant.
+      args: from `portrait_args`.
 
     Raises:
       InputError: another world than that of the variant's data set.
@@ -132,3 +162,7 @@ def choose_world(config: ml_collections.ConfigDict, file: str, args: Any) -> Non
     if not own and args.world == 'heads':
         config.data.name = 'heads'
         condition_on_normals(config)
+    if args.features:
+        config.features.use = args.features
+    if args.steps != OF_VARIANT:
+        config.train.num_steps = args.steps
