@@ -223,29 +223,67 @@ def patterns(value: Iterable) -> str | None:
 LIST = re.compile(r'(?P<name>\w+)=(?P<split>[\w-]+(?:\+[\w-]+)*):(?P<file>.+)')
 """Form of an entry of `data.lists`."""
 
+DRAW_RULES = ('spread', 'whole', 'single')
+DRAW_GROUPS = ('city', 'sequence')
+DRAW_BLOCKS = r'[1-9]\d*of[1-9]\d*'
+"""Rules and groups of draws, and the form of a group of blocks."""
 DRAW = re.compile(
     r'draw\((?P<size>[1-9]\d*)(?:, *seed=(?P<seed>\d+))?'
-    r'(?:, *(?P<rule>spread|whole|single)=(?P<group>city|sequence|[1-9]\d*of[1-9]\d*))?\)'
+    rf'(?:, *(?P<rule>{"|".join(DRAW_RULES)})=(?P<group>{"|".join(DRAW_GROUPS)}|{DRAW_BLOCKS}))?\)'
 )
 """Form of a draw, which stands for the file of an entry of `data.lists` (data/draws.py)."""
 
 
-def example_lists(value: Iterable) -> str | None:
-    """Checks lists of examples: NAME=SPLIT:FILE or NAME=SPLIT:draw(SIZE), each NAME once."""
-    names = []
-    for entry in value:
-        match = LIST.fullmatch(entry) if isinstance(entry, str) else None
-        if match is None:
-            return f"NAME=SPLIT:FILE texts, as ('members=train:members.txt',); got {entry!r}"
-        if match['file'].startswith('draw(') and not DRAW.fullmatch(match['file']):
-            forms = (
-                'draw(1488), draw(1488, seed=1), draw(1488, whole=city), draw(1488, spread=city), '
-                'draw(96, single=sequence), draw(90, whole=9of12)'
-            )
-            return f'a draw of the form {forms}; got {match["file"]!r}'
-        names.append(match['name'])
-    is_unique = len(set(names)) == len(names)
-    return None if is_unique else 'a name of its own for each list'
+def nearest_draw(text: str) -> str:
+    """Returns the draw that a text resembles. Its size and its seed are those of the text.
+
+    A text without a size remains as it is.
+    """
+    size = re.match(r'draw\( *([1-9]\d*)', text)
+    if size is None:
+        return text
+    seed = re.search(r'seed *= *(\d+)', text)
+    start = f'draw({size[1]}' + (f', seed={seed[1]}' if seed else '')
+    draws = [f'{start})']
+    for rule in DRAW_RULES:
+        for group in (*DRAW_GROUPS, *re.findall(DRAW_BLOCKS, text)):
+            draws.append(f'{start}, {rule}={group})')
+    return difflib.get_close_matches(text, draws, n=1, cutoff=0)[0]
+
+
+class ExampleLists:
+    """The check of lists of examples: NAME=SPLIT:FILE or NAME=SPLIT:draw(SIZE), each NAME once."""
+
+    def nearest(self, value: Any) -> tuple[str, ...] | None:
+        """Returns the lists with draws that can be read, None if other parts are wrong too."""
+        if not isinstance(value, tuple | list):
+            return None
+        lists = []
+        for entry in value:
+            match = LIST.fullmatch(entry) if isinstance(entry, str) else None
+            if match is not None and match['file'].startswith('draw('):
+                entry = f'{match["name"]}={match["split"]}:{nearest_draw(match["file"])}'
+            lists.append(entry)
+        return tuple(lists) if self(lists) is None else None
+
+    def __call__(self, value: Iterable) -> str | None:
+        names = []
+        for entry in value:
+            match = LIST.fullmatch(entry) if isinstance(entry, str) else None
+            if match is None:
+                return f"NAME=SPLIT:FILE texts, as ('members=train:members.txt',); got {entry!r}"
+            if match['file'].startswith('draw(') and not DRAW.fullmatch(match['file']):
+                forms = (
+                    'draw(1488), draw(1488, seed=1), draw(1488, whole=city), '
+                    'draw(1488, spread=city), draw(96, single=sequence), draw(90, whole=9of12)'
+                )
+                return f'a draw of the form {forms}; got {match["file"]!r}'
+            names.append(match['name'])
+        is_unique = len(set(names)) == len(names)
+        return None if is_unique else 'a name of its own for each list'
+
+
+example_lists = ExampleLists()
 
 
 def milestones(value: Sequence) -> str | None:

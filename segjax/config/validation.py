@@ -9,7 +9,7 @@ from segjax.config.arguments import KINDS
 from segjax.config.tree import Schema, data_sections, fields_of, schema_of
 from segjax.core import paths
 from segjax.errors import InputError, unknown_name
-from segjax.schema import SHARED, Choice, Field, OneOf, plain, typed_text
+from segjax.schema import SHARED, Choice, ExampleLists, Field, OneOf, plain, typed_text
 
 Values = ml_collections.ConfigDict | Mapping[str, Any]
 
@@ -53,10 +53,10 @@ def right_argument(where: str, field: Field, value: Any) -> str:
     Args:
       where: the key, as 'config.optim.name'.
       field: of the key.
-      value: the wrong value. A similar name is preferred to the default.
+      value: the wrong value. A similar value is preferred to the default.
     """
     right = field.default
-    if isinstance(field.check, OneOf):
+    if isinstance(field.check, OneOf | ExampleLists):
         right = field.check.nearest(value) or right
     return f'--{where}={typed_text(right)}'
 

@@ -372,6 +372,37 @@ def test_lists_of_another_form_are_refused(value):
         config_lib.validate(config)
 
 
+@pytest.mark.parametrize(
+    ('text', 'draw'),
+    [
+        ('draw(90, hole=9of12)', 'draw(90, whole=9of12)'),
+        ('draw(90, seed=2, spred=city)', 'draw(90, seed=2, spread=city)'),
+        ('draw(7, single=sequences)', 'draw(7, single=sequence)'),
+        ('draw( 7, seed = 1.5)', 'draw(7, seed=1)'),
+        ('draw(7,)', 'draw(7)'),
+    ],
+)
+def test_the_fix_of_a_misspelt_draw_keeps_all_further_lists(text, draw):
+    config = config_lib.defaults('supervised')
+    config.data.lists = ('a=train:a.txt', f'b=train:{text}')
+    with pytest.raises(InputError, match='a draw of the form') as error:
+        config_lib.validate(config)
+    fix = error.value.fix.removeprefix('--config.data.lists=').strip('"')
+    config.data.lists = config_lib.typed(fix, ())
+    assert config.data.lists == ('a=train:a.txt', f'b=train:{draw}')
+    config_lib.validate(config)
+
+
+def test_lists_that_are_no_lists_have_the_default_as_fix():
+    config = config_lib.defaults('supervised')
+    for value in (('m=train:draw(0)',), 'draw(3)'):
+        with config.ignore_type():
+            config.data.lists = value
+        with pytest.raises(InputError) as error:
+            config_lib.validate(config)
+        assert error.value.fix == "--config.data.lists='()'"
+
+
 EXCLUDED = {
     'members': ('others', 2),
     'members[:1]+val': ('others', 1),
