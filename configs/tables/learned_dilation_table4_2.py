@@ -6,7 +6,16 @@ python -m segjax.main --mode table --table configs/tables/learned_dilation_table
                                                           10 trainings of 20,000 steps on Cityscapes
 """
 
-from segjax.modes.table import STREETS, Claim, Column, Row, Scale, Table, small_scale
+from segjax.modes.table import (
+    STREETS,
+    Claim,
+    Column,
+    Row,
+    Scale,
+    Table,
+    published_numbers,
+    small_scale,
+)
 
 FILE = 'configs/learned_dilation.py:{scale},net=largefov'
 LAYERS = ('conv5_1', 'conv5_2', 'conv5_3', 'fc6')
@@ -30,7 +39,7 @@ def row(key, name, published, dilations, learned='', config=FILE, overrides=()):
         key=key,
         name=name,
         config=config,
-        published=dict(zip(metrics, published)),
+        published=published_numbers(metrics, published) if published else {},
         overrides=overrides,
         labels={**dict(zip(LAYERS, dilations, strict=True)), 'learned': learned},
     )
