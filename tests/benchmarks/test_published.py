@@ -4,6 +4,7 @@ import json
 
 import flax.linen as nn
 import pytest
+from house import REPOSITORY
 
 from benchmarks import (
     published,
@@ -59,6 +60,15 @@ def test_every_number_has_a_source_and_a_name_of_its_own():
         keys = [(number.quantity, number.source) for number in group.numbers]
         assert len(set(keys)) == len(keys), name
         assert all(quantity and source for quantity, source in keys), name
+
+
+@pytest.mark.parametrize('page', ['published_numbers.md', 'README.md'])
+def test_the_results_have_the_sum(page):
+    """Fails if a number was added: `python -m benchmarks.published` renews the page."""
+    listed = [number for group in published.GROUPS.values() for number in group.numbers]
+    different = sum(bool(number.reason) for number in listed)
+    text = (REPOSITORY / 'docs/results' / page).read_text(encoding='utf-8')
+    assert published.verdict(len(listed) - different, len(listed)) in text
 
 
 def test_texts_fit_into_a_table():
