@@ -639,9 +639,10 @@ MEMBERSHIP = (
         ('train.batch_size', 16),
         ('optim.learning_rate', 1e-2),
         ('optim.weight_decay', 1e-4),
-        ('optim.decay_norm_and_bias', True, KERNELS_ALONE),
+        ('optim.decay_norm_and_bias', True),
         ('augment.scale', (0.5, 2.0)),
         ('augment.rotate', 10.0),
+        ('augment.blur', 0.5),
         ('loss.aux_weight', 0.4),
     ),
 )

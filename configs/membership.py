@@ -92,7 +92,9 @@ def get_config(arg=''):
 
 def _cityscapes(config):
     """Sets the dependent attack with PSPNet-101 on Cityscapes."""
-    poly = _sgd(1e-2, 'poly')
+    # New layers learn at ten times the rate, and norms and biases decay, as in the release.
+    new_layers = ((r'(segmenter|shadow)/(ppm|cls_\d|aux_\d)/.*', 10.0),)
+    poly = dict(_sgd(1e-2, 'poly'), factors=new_layers, decay_norm_and_bias=True)
     config_lib.update(
         config,
         data=dict(
@@ -102,7 +104,7 @@ def _cityscapes(config):
             train_split='victim_members',
             eval_split='victim_non_members',
         ),
-        augment=dict(crop=(713, 713), scale=(0.5, 2.0), rotate=10.0, flip=0.5),
+        augment=dict(crop=(713, 713), scale=(0.5, 2.0), rotate=10.0, blur=0.5, flip=0.5),
         model=dict(num_layers=101),
         preprocess='imagenet',
         train=dict(batch_size=16, num_steps=30_000),
@@ -134,14 +136,18 @@ def _sgd(learning_rate, schedule, weight_decay=1e-4):
 def _independent(config, name, num_images):
     """Sets the independent attack with DeepLab-v3+ on another data set."""
     config_lib.choose(config, 'shadow.model', 'deeplab_v3plus')
+    of_deeplab = dict(factors=(), decay_norm_and_bias=False)
     config_lib.update(
         config,
+        augment=dict(blur=0.0),
         data=dict(lists=(), train_split='train', eval_split='val'),
         victim=dict(use='load'),
         init_from=dict(expected="semseg's PSPNet-101 of Cityscapes"),
         shadow_data=dict(name=name, lists=config_lib.published_lists(name)),
         shadow=dict(
-            adversary='independent', batch_size=7, optim=_sgd(1e-2, 'poly', weight_decay=4e-5)
+            adversary='independent',
+            batch_size=7,
+            optim=dict(_sgd(1e-2, 'poly', weight_decay=4e-5), **of_deeplab),
         ),
         attacker=dict(num_steps=50 * num_images // 8),
     )
@@ -175,11 +181,17 @@ def _lists(victim, shadow, rule='', split='train'):
 
 def _narrow(config, size):
     """Sets narrow nets on images of a size."""
-    adam = dict(name='adam', learning_rate=2e-3, weight_decay=0.0)
+    adam = dict(
+        name='adam',
+        learning_rate=2e-3,
+        weight_decay=0.0,
+        factors=(),
+        decay_norm_and_bias=False,
+    )
     config_lib.update(
         config,
         data=dict(eval_size=size),
-        augment=dict(crop=size, scale=(1.0, 1.0), rotate=0.0),
+        augment=dict(crop=size, scale=(1.0, 1.0), rotate=0.0, blur=0.0),
         evaluate=dict(batch_size=8, crop=()),
         preprocess='unit',
         init_from=dict(expected=''),
