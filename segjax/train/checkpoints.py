@@ -543,14 +543,16 @@ def _stages(folder: pathlib.Path) -> list[str]:
 class _Merge(NamedTuple):
     """Collects the arrays that a merge replaces, keeps and refuses.
 
-    loaded    modules of the loaded arrays
-    kept      modules of the arrays that keep their initial values
-    wrong     {name: both shapes} of arrays with another shape
-    clashing  modules with such an array
+    loaded     modules of the loaded arrays
+    kept       modules of the arrays that keep their initial values
+    inherited  modules of the arrays that an earlier stage of this run hands on
+    wrong      {name: both shapes} of arrays with another shape
+    clashing   modules with such an array
     """
 
     loaded: list[str]
     kept: list[str]
+    inherited: list[str]
     wrong: dict[str, str]
     clashing: list[str]
 
@@ -583,7 +585,7 @@ def merge_params(
         be loaded.
     """
     # `merge` collects what was loaded, kept and refused, over both fields.
-    merge = _Merge([], [], {}, [])
+    merge = _Merge([], [], [], {}, [])
     fields = {}
     for field in ('params', 'model_state'):
         fields[field] = _merge_field(
@@ -633,7 +635,10 @@ def _merge_field(
         if field == 'model_state':
             inner = inner[1:]  # without the name of the collection, 'batch_stats'
         module = '/'.join([net, *inner])
-        matches = net not in inherited and any(re.match(p, module) for p in patterns)
+        if net in inherited:
+            merge.inherited.append(module)
+            return leaf
+        matches = any(re.match(p, module) for p in patterns)
         if not matches or name not in arrays:
             merge.kept.append(module)
             return leaf
@@ -648,16 +653,27 @@ def _merge_field(
 
 
 def _summary(merge: _Merge) -> str:
-    """Returns a printable list of the top-level modules: '+' for loaded, '-' for kept modules."""
-    loaded = sorted({'/'.join(name.split('/')[:2]) for name in merge.loaded})
-    kept = sorted({'/'.join(name.split('/')[:2]) for name in merge.kept} - set(loaded))
-    lines = [
-        f'initialised {len(merge.loaded)} arrays from the checkpoint, '
-        f'{len(merge.kept)} keep their random initialisation:'
+    """Returns a printable list of the top-level modules.
+
+    '+' marks loaded modules, '=' modules of earlier stages, and '-' kept modules.
+    """
+    loaded = _top_level(merge.loaded)
+    inherited = _top_level(merge.inherited)
+    kept = [module for module in _top_level(merge.kept) if module not in loaded]
+    counts = [
+        f'initialised {len(merge.loaded)} arrays from the checkpoint',
+        f'{len(merge.inherited)} from an earlier stage' if inherited else '',
+        f'{len(merge.kept)} keep their random initialisation',
     ]
-    lines += [f'  + {module}' for module in loaded]
-    lines += [f'  - {module}' for module in kept]
+    lines = [', '.join(filter(None, counts)) + ':']
+    for mark, modules in (('+', loaded), ('=', inherited), ('-', kept)):
+        lines += [f'  {mark} {module}' for module in modules]
     return '\n'.join(lines)
+
+
+def _top_level(modules: Iterable[str]) -> list[str]:
+    """Returns the net and the first module of each path, sorted and once each."""
+    return sorted({'/'.join(name.split('/')[:2]) for name in modules})
 
 
 def _common_nets(nets: Mapping[str, PyTree], source: Mapping[str, PyTree]) -> str:

@@ -422,9 +422,10 @@ def _no_parameters(run: Run, stage: Stage, state: TrainState, net: str) -> Input
     """
     init_from = run.config.init_from
     source = run.source()
-    theirs = {}
+    nets = {}
     if source is not None and not isinstance(source, pretrained.Weights):
-        theirs = trees.named_leaves(source['params'].get(net, {}))
+        nets = source['params']
+    theirs = trees.named_leaves(nets.get(net, {}))
     if theirs and not theirs.keys() & trees.named_leaves(state.params[net]).keys():
         return InputError(
             'config.init_from',
@@ -434,9 +435,10 @@ def _no_parameters(run: Run, stage: Stage, state: TrainState, net: str) -> Input
         )
     rows = [tuple(row) for row in init_from.sources]
     typed = typed_text((*rows, (net, f'runs/{net}')))
+    known = f', which has the nets {", ".join(sorted(nets))}' if nets else ''
     return InputError(
         'config.init_from',
-        got=f'no parameters of the net {net!r} in {init_from.path or "any source"}',
+        got=f'no parameters of the net {net!r} in {init_from.path or "any source"}{known}',
         expected=f'a run that has the net, because stage {stage.name!r} does not train it',
         fix=f'--{net_sources.WHERE}={typed}, with the path of such a run',
     )
@@ -541,7 +543,8 @@ def _from_path(
     patterns = run.config.init_from.nets
     if isinstance(source, pretrained.Weights):
         # Loading applies the patterns, so the merge below must not apply them again.
-        source, listing = pretrained.load_for(state, source, run.config.init_from)
+        fresh = net_sources.without(state, inherited)
+        source, listing = pretrained.load_for(fresh, source, run.config.init_from)
         summaries.append(listing)
         patterns = ('.*',)
     elif source is not None:

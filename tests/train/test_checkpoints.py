@@ -261,6 +261,18 @@ def test_parameters_of_another_run_are_taken_by_pattern(tmp_path):
         checkpoints.load_params(str(tmp_path / 'nowhere'))
 
 
+def test_nets_of_an_earlier_stage_are_not_listed_as_random():
+    state = make_state()
+    source = {'params': state.params, 'model_state': state.model_state}
+    _, summary = checkpoints.merge_params(state, source, ('.*',), {'segmenter'})
+    assert summary.splitlines() == [
+        'initialised 0 arrays from the checkpoint, 3 from an earlier stage, '
+        '0 keep their random initialisation:',
+        '  = segmenter/encoder',
+        '  = segmenter/head',
+    ]
+
+
 @pytest.mark.parametrize('mode, value', [('max', 1.0), ('min', 2.0)])
 def test_the_best_checkpoint_of_another_run_is_loaded_by_name(tmp_path, mode, value):
     folder = tmp_path / 'segmentation' / 'checkpoints'

@@ -90,6 +90,17 @@ def test_all_arrays_are_the_files_and_the_images_are_prepared_its_way(
     assert set(schemes) == {'imagenet'}
 
 
+def test_nets_of_an_earlier_stage_are_not_listed_as_loaded(abstract, tmp_path, capsys):
+    path = tmp_path / 'w.npz'
+    weights(abstract, 'erfnet', path)
+    run, (stage,) = driver.open_run(make_config(path), str(tmp_path / 'run'), 'train')
+    before = initialization.initial_state(run._replace(source=lambda: None), stage, {})
+    capsys.readouterr()
+    after = initialization.initial_state(run, stage, {'before': before})
+    chex.assert_trees_all_equal(after.params, before.params)
+    assert '+ ' not in capsys.readouterr().out
+
+
 def test_patterns_choose_parameters_and_their_statistics(abstract, tmp_path):
     path = tmp_path / 'w.npz'
     expected = weights(abstract, 'erfnet', path)
