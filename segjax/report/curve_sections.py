@@ -85,7 +85,7 @@ def speed_section(run: RunFiles, stage: StageFiles) -> str:
         return ''
     speeds = [line['images_per_second'] for line in timed]
     series = [Series('images/s', [line['step'] for line in timed], speeds, 's2')]
-    rows = [*_speed_conditions(run), *_speed_rows(stage, speeds)]
+    rows = [*_speed_conditions(run, stage), *_speed_rows(stage, speeds)]
     return (
         f'<h3>Speed</h3><p class="soft">{escape(TIMING_INCLUDES)}</p><div class="halves">'
         f'<div class="card scroll">{html.table(["", ""], rows)}</div>'
@@ -93,13 +93,13 @@ def speed_section(run: RunFiles, stage: StageFiles) -> str:
     )
 
 
-def _speed_conditions(run: RunFiles) -> list[list[str]]:
+def _speed_conditions(run: RunFiles, stage: StageFiles) -> list[list[str]]:
     """Returns rows of the conditions that are known."""
     conditions = {
         'device': run.environment.get('device'),
         'devices': run.environment.get('devices'),
         'dtype': run.setting('train.dtype'),
-        'global batch': run.setting('train.batch_size'),
+        'global batch': _global_batch(run, stage),
         'image size': run.setting('augment.crop'),
         'mapped by': run.setting('parallel.mode'),
     }
@@ -110,6 +110,14 @@ def _speed_conditions(run: RunFiles) -> list[list[str]]:
         if value is not None:
             rows.append([name, escape(value)])
     return rows
+
+
+def _global_batch(run: RunFiles, stage: StageFiles) -> int | None:
+    """Returns the images of a step. A stage may have a batch size of its own."""
+    for line in reversed(stage.timing):
+        if line.get('images_per_second') and line.get('seconds_per_step'):
+            return round(line['images_per_second'] * line['seconds_per_step'])
+    return run.setting('train.batch_size')
 
 
 def _speed_rows(stage: StageFiles, speeds: list[float]) -> list[list[str]]:

@@ -15,6 +15,7 @@ from segjax.report.scores import (
     format_score,
     is_share,
     meanings,
+    section_heading,
     split_scores,
     table_columns,
 )
@@ -120,7 +121,7 @@ def _nested_scores(prefix: str, parts: ScoreParts) -> str:
             continue
         inner = split_scores(scores)
         rows = [_score_row(n, v, inner.baselines) for n, v in inner.values.items()]
-        heading = prefix + label(name)
+        heading = prefix + section_heading(name)
         if rows:
             heads = ['score', 'value', *inner.baselines]
             section += html.card(heading, html.table(heads, rows))

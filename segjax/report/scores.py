@@ -33,8 +33,10 @@ UNITS = {
     'trajectory_error': 'm',
     'rmse': 'm',
     'sq_rel': 'm',
+    'entropy': 'nats',
+    'class_entropy': 'nats',
 }
-"""Units of scores by the last part of their name. Shares are printed in per cent."""
+"""Units of scores by the last or the first part of their name. Shares are printed in per cent."""
 MEANINGS = {
     'mIoU_with_void': 'mIoU with void is the mean IoU over all classes and void. '
     'In mIoU void is no class: a pixel of a class that is predicted as void is a miss, '
@@ -49,6 +51,13 @@ MEANINGS = {
     'the true box. Sem is the difference of the shapes in the eyes of the shape classifier: '
     'smaller is better. Baselines: fill is the box in its class, mean shape and training shape '
     'are the mean and the last training shape of the class.',
+    'synthetic_mIoU': 'Scores up to synthetic mIoU are the PSPNet-score: the segmentation net '
+    'reads synthetic features of the true layouts. The baseline real features is the same net on '
+    'images, the limit of a generator. Diversity is the standard deviation of features over codes, '
+    'in standard deviations of a channel. Entropy and histogram IoU are those of real features, by '
+    'class and channel. Features with small values are easy to generate.',
+    'gain_mIoU': 'A gain is the score minus the score of the baseline start, the net before the '
+    'refit, in points of per cent.',
     'ODS_F': 'Boundaries are matched as in the Berkeley benchmark. ODS is at the best threshold of '
     'the data set, OIS at the best threshold of each image. F is the harmonic mean of precision '
     'and recall, and AP the area under the precision over the recall.',
@@ -234,7 +243,10 @@ def is_share(name: str) -> bool:
 
 def unit_of(name: str) -> str:
     """Returns the unit in which `format_score` prints the score of this name; '' for none."""
-    return '%' if is_share(name) else UNITS.get(without_column(name).rsplit('/', 1)[-1], '')
+    if is_share(name):
+        return '%'
+    path = without_column(name).split('/')
+    return UNITS.get(path[-1], UNITS.get(path[0], ''))
 
 
 def without_column(name: str) -> str:
@@ -246,6 +258,12 @@ def without_column(name: str) -> str:
 def with_unit(name: str) -> str:
     """Returns the heading of a column or a chart: 'PSNR dB' for 'PSNR'."""
     return f'{name.replace("_", " ")} {unit_of(name)}'.rstrip()
+
+
+def section_heading(name: str) -> str:
+    """Returns the heading of nested scores: 'class entropy in nats' for 'class_entropy'."""
+    heading = name.replace('_', ' ')
+    return f'{heading} in {UNITS[name]}' if name in UNITS else heading
 
 
 def meanings(names: Iterable[str]) -> list[str]:
@@ -307,7 +325,7 @@ def score_table(scores: Scores) -> str:
     for name, section in parts.sections.items():
         inner = score_table(section)
         if inner:
-            blocks.append(name.replace('_', ' ') + '\n' + textwrap.indent(inner, '  '))
+            blocks.append(section_heading(name) + '\n' + textwrap.indent(inner, '  '))
     return '\n\n'.join(blocks)
 
 

@@ -107,7 +107,11 @@ def make_stage(folder, steps: int = 12):
         metrics.write(step, 'train', {'loss': loss, 'learning_rate': 0.1})
         timing.write(
             step,
-            {'images_per_second': 30.0 + step, 'seconds_per_step': 0.2, 'input_wait_share': 0.01},
+            {
+                'images_per_second': 30.0 + step,
+                'seconds_per_step': 24 / (30.0 + step),
+                'input_wait_share': 0.01,
+            },
         )
         if step % 4 == 0:
             metrics.write(step, 'eval', {'mIoU': step / 30, 'IoU/road': step / 20})
@@ -172,7 +176,7 @@ def test_full_report(workdir, spec):
         '45.67 %', 'commonest 17.50 %', 'policy: cityscapes', '12 steps', 'data streets', 'seed 3',
         'Classes, by IoU', 'Confusion matrix', 'Best images', 'Worst images',
         'rmse 4.25', 'near 0.5', 'far 1.5',
-        'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 6',
+        'device Test GPU 9000', 'devices 4', 'dtype bfloat16', 'global batch 24',
         'image size 256x512', 'images per second, median 36.5',
         'first step, compilation included 17.5 s', curve_sections.TIMING_INCLUDES,
         'train 320 examples', 'jax ' + __import__('jax').__version__, 'config.json',
@@ -844,6 +848,19 @@ def test_a_table_of_intervals_has_the_units_of_its_rows():
     assert columns['high'] == ['75.00 %', '75.00 %', '0.75 pixels', '0.75 dB']
     assert scores.with_unit('intervals/PSNR/low') == 'intervals/PSNR/low dB'
     assert not scores.is_share('low')
+
+
+def test_nested_scores_have_units():
+    section = {'class_entropy': {'road': 1.5}, 'factors': {'road': 2.0}}
+    lines = scores.score_table(section).splitlines()
+    assert 'class entropy in nats' in lines and 'factors' in lines
+    assert scores.with_unit('class_entropy/road') == 'class entropy/road nats'
+    assert scores.format_score('entropy', 1.5) == '1.5 nats'
+
+
+@pytest.mark.parametrize('name', ['synthetic_mIoU', 'gain_mIoU'])
+def test_scores_of_synthetic_features_are_explained(name):
+    assert scores.MEANINGS[name] in ' '.join(scores.score_table({name: 0.5}).split())
 
 
 def test_curves_have_units(workdir):
