@@ -63,6 +63,10 @@ CHOICES = {
 """Values of arguments."""
 OF_VARIANT = -1
 """A number that the variant sets."""
+SHARE_OF_VARIANT = math.nan
+"""A share that the variant sets."""
+SHARE = 0.3
+"""Published share of synthetic examples in a batch."""
 TAPS = {
     '': dict(
         stem='conv1_3',
@@ -119,13 +123,14 @@ def get_config(arg=''):
         layouts='train',
         mining='true',
         stages='all',
-        share=0.3,
+        share=SHARE_OF_VARIANT,
         steps=OF_VARIANT,
     )
     for name, values in CHOICES.items():
         if args[name] not in values:
             where = f'--config configs/dense_features.py:...,{name}='
             raise unknown_name(where, args[name], values)
+    check_share(args)
     config = config_lib.defaults('dense_features')
     _cityscapes(config)
     variants = {'ade20k': _ade20k, 'camvid': _camvid, 'quick': _quick, 'smoke': _smoke}
@@ -139,6 +144,17 @@ def get_config(arg=''):
     if args.steps != OF_VARIANT:
         config.train.num_steps = args.steps
     return config
+
+
+def check_share(args):
+    """Raises InputError for a share of synthetic examples that leaves no real example."""
+    if not math.isnan(args.share) and not 0 <= args.share < 1:
+        raise InputError(
+            '--config configs/dense_features.py:...,share=',
+            got=f'{args.share:g}',
+            expected='a number in [0, 1), the share of synthetic examples in a batch',
+            fix=f'share={SHARE}',
+        )
 
 
 def _cityscapes(config):
@@ -155,7 +171,7 @@ def _cityscapes(config):
         # 60 epochs of 3,000 patches.
         features=dict(num_steps=60 * 3000 // 2, batch_size=2),
         train=dict(batch_size=16, num_steps=10_000),
-        refit=dict(label_smoothing=1e-4),
+        refit=dict(share=SHARE, label_smoothing=1e-4),
         optim=_sgd(1e-6),
         init_from=dict(expected="semseg's PSPNet-101 of Cityscapes, or a run of this net"),
         logging=dict(log_every=50, eval_every=2500, checkpoint_every=2500),
@@ -276,7 +292,9 @@ def _smoke(config):
         model=dict(width=0.25, blocks=(0, 0, 0, 0)),
         segmentation=dict(use='train', num_steps=2, batch_size=8),
         features=dict(num_steps=2, batch_size=16, num_codes=2, bins=16),
-        refit=dict(num_synthetic=8),
+        # 8 real and 8 synthetic examples.
+        train=dict(batch_size=16),
+        refit=dict(share=0.5),
         mining=dict(candidates=8, refresh=2),
         bicycle=dict(
             model=dict(num_downs=1, layout_features=8),
@@ -304,10 +322,10 @@ def _set_batch(config, args):
 
     The batch of a variant keeps its size: 16 examples are 11 real and 5 synthetic examples.
     """
-    config.refit.share = args.share
-    if not config.refit.num_synthetic:
-        real = math.floor(config.train.batch_size * (1 - args.share) + 1e-6)
-        config.train.batch_size = max(1, real)
+    if not math.isnan(args.share):
+        config.refit.share = args.share
+    real = math.floor(config.train.batch_size * (1 - config.refit.share) + 1e-6)
+    config.train.batch_size = max(1, real)
 
 
 def _set_layouts(config, args):

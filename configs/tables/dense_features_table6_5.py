@@ -1,7 +1,7 @@
 """Table 6.5 of He's thesis: synthetic features on ADE20K.
 
 python -m segjax.main --mode table --table configs/tables/dense_features_table6_5.py \\
-    --scale paper --config.data.root=/data/ADE20K --workdir runs/table6_5
+    --scale paper --config.data.root=/data/ADE20K --workdir runs/table6_5 \\
     --override 'baseline:init_from.path=pspnet50_ade20k.pth'
 
 The evaluation has a single scale. The published numbers of several scales are quoted. The scale

@@ -115,6 +115,8 @@ FREE_IN = {
         'data.eval_size',
         'probes',
         'testing',
+        'features.num_codes',
+        'features.bins',
     ),
     'predict': tuple(
         key
@@ -124,8 +126,9 @@ FREE_IN = {
 }
 """Keys that may differ from the config of a run folder, by mode.
 
-Evaluation may measure a checkpoint on other images, at another size, with other injectors or with
-other settings of the test (`testing`). Any other key would change the meaning of the net.
+Evaluation may measure a checkpoint on other images, at another size, with other injectors, with
+other settings of the test (`testing`) or of the statistics of features. Any other key would change
+the meaning of the net.
 """
 
 UNRECORDED = (

@@ -269,4 +269,4 @@ def distribution(
     shown = slice(occupied[0], occupied[-1] + 1)
     centres = bins.centres()[shown]
     lines = {name: (centres, line[shown]) for name, line in present.items()}
-    return curves.curve(lines, f'activation of channel {channel}', 'share of pixels')
+    return curves.curve(lines, f'activation (patches of norm {NORM:g})', 'share of pixels')

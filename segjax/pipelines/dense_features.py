@@ -55,7 +55,7 @@ from segjax.protocol import (
     Stage,
     TrainState,
 )
-from segjax.schema import OPTIM, Field, at_least, below_one, between, one_of
+from segjax.schema import OPTIM, Field, at_least, below_one, between, one_of, typed_text
 from segjax.spec import DataSpec
 from segjax.tasks import (
     bicycle,
@@ -70,6 +70,12 @@ from segjax.tasks import (
     translation,
 )
 from segjax.tasks.feature_synthesis import SEGMENTER, START, Synthesis
+
+
+def none_or_bins(value: int) -> str | None:
+    """Checks a number of bins. A single bin tells nothing."""
+    return None if value == 0 or value >= 2 else 'a number >= 2, or 0'
+
 
 SCHEMA = {
     'model': models.net_choice('segmentation', 'pspnet', 'Segmentation net S.'),
@@ -102,7 +108,7 @@ SCHEMA = {
         ),
         'num_codes': Field(4, 'Codes of a layout in the score `diversity`.', at_least(1)),
         'bins': Field(
-            256, 'Bins of the histograms of real features. 0: no histograms.', at_least(0)
+            256, 'Bins of the histograms of real features. 0: no histograms.', none_or_bins
         ),
     },
     'bicycle': feature_synthesis.GAN,
@@ -618,6 +624,8 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             ('runs/features', 'the run of a generator of features'),
             '--config.features.use=train trains it',
         )
+    if config.features.use != 'none':
+        check_one_source(config)
     # The source of synthetic examples.
     if refits and source == 'generator' and config.features.use == 'none':
         raise InputError(
@@ -640,3 +648,26 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             ('runs/painter', 'the run of a painter (configs/label_to_image.py)'),
             '--config.refit.source=none refits without synthetic images',
         )
+
+
+def check_one_source(config: ml_collections.ConfigDict) -> None:
+    """Raises InputError for a generator and statistics of features that come from two runs.
+
+    Two taps may have features of one shape. Then only the source tells their generators apart.
+    """
+    scale = feature_synthesis.scale_name(config.features.tap)
+    of_generator = sources.source_of(config, bicycle.GENERATOR)
+    of_scale = sources.source_of(config, scale)
+    if of_generator == of_scale:
+        return
+    others = tuple(
+        tuple(row) for row in config.init_from.sources if not row[0].startswith(bicycle.GENERATOR)
+    )
+    rows = typed_text((*others, (bicycle.GENERATOR, of_scale)))
+    raise InputError(
+        'config.init_from.sources',
+        got=f'the generator of {of_generator or "no run"}, and the statistics {scale!r} of its '
+        f'features of {of_scale or "no run"}',
+        expected='both of one run',
+        fix=f'--config.init_from.sources={rows}',
+    )

@@ -63,6 +63,14 @@ SHOWN = 6
 """Channels in a picture, the most discriminative first."""
 SHOWN_RANGE = 3.0
 """Pictures show standardised features from -SHOWN_RANGE to SHOWN_RANGE."""
+CHANNEL_LEGEND = {
+    f'channel {-SHOWN_RANGE:+g} std': images.HEAT[0],
+    'channel mean': images.HEAT[len(images.HEAT) // 2],
+    f'channel {SHOWN_RANGE:+g} std': images.HEAT[-1],
+}
+"""Colours of the smallest, the mean and the largest shown value of a channel."""
+PREDICTION_OF = 'prediction_of_'
+"""Prefix of pictures that show a segmentation, by what was segmented."""
 CURVES = 2
 """Channels whose histograms are drawn as curves."""
 COMMON_CLASSES = 4
@@ -270,13 +278,15 @@ def check_fingerprint(synthesis: Synthesis, state: TrainState) -> None:
     own = fingerprint(state.params[SEGMENTER], state.model_state[SEGMENTER])
     if np.array_equal(known, own):
         return
+    fix = '--config.init_from.path=RUN/features of the run that trained both'
+    if synthesis.config.features.use == 'train':
+        fix += f'; or --config.init_from.nets="(\'{SEGMENTER}/\',)", which trains a new generator'
     raise InputError(
         'config.init_from',
         got='a generator that was trained on the features of another net',
         expected=f'the generator of the tap {synthesis.tap!r} of this net, because every net has '
         'features of its own',
-        fix='--config.init_from.path=RUN/features of the run that trained both; '
-        'or --config.features.use=train, without a source of the generator',
+        fix=fix,
     )
 
 
@@ -511,7 +521,8 @@ def with_baseline(main: Evaluation, other: Evaluation, name: str) -> Evaluation:
     Args:
       main: of `segmentation.make_evaluation`.
       other: the same, of another segmentation of the same images.
-      name: of the other segmentation. Its scores are 'baseline_NAME'.
+      name: of the other segmentation. Its scores are 'baseline_NAME', and its picture is
+        'prediction_of_NAME'.
     """
 
     def eval_step(state: TrainState, batch: Batch, keys: Keys) -> Metrics:
@@ -527,7 +538,8 @@ def with_baseline(main: Evaluation, other: Evaluation, name: str) -> Evaluation:
         assert main.render is not None
         assert other.render is not None
         compared = other.render(state, batch, keys)
-        return {**main.render(state, batch, keys), name: compared['prediction']}
+        shown = main.render(state, batch, keys)
+        return {**shown, f'{PREDICTION_OF}{name}': compared['prediction']}
 
     return main._replace(eval_step=eval_step, finalize=finalize, render=render)
 
@@ -541,7 +553,8 @@ def _render(
     """Shows the predictions, and discriminative channels of real and of synthetic features."""
     pictures = {}
     for panel, picture in scores_of(state, batch, keys).items():
-        pictures['synthetic_features' if panel == 'prediction' else panel] = picture
+        is_main = panel == 'prediction'
+        pictures[f'{PREDICTION_OF}synthetic_features' if is_main else panel] = picture
     params, model_state = optim.averaged(state, synthesis.config.train.ema)
     scale = state.params[scale_name(synthesis.tap)]
     label = segmentation.label_of_image(batch, synthesis.config, synthesis.spec)
@@ -553,7 +566,19 @@ def _render(
     }
     for panel, features in maps.items():
         pictures[panel] = _show_channels(features, scale['channels'], batch)
+    # Features at the tap `image` are images.
+    if synthesis.tap == split.IMAGE:
+        drawn = maps['synthetic channels']
+        pictures['synthetic image'] = _synthetic_image(synthesis, scale, drawn, batch)
     return pictures
+
+
+def _synthetic_image(
+    synthesis: Synthesis, scale: Mapping[str, Array], features: Array, batch: Batch
+) -> Picture:
+    """Paints standardised features of the tap `image`, [B, H, W, 3]."""
+    pixels = images.to_uint8(restored(scale, features), synthesis.config.preprocess)
+    return Picture(pixels, batch['size'])
 
 
 def _show_channels(features: Array, channels: Array, batch: Batch) -> Picture:
@@ -563,4 +588,4 @@ def _show_channels(features: Array, channels: Array, batch: Batch) -> Picture:
     large = resize.nearest(level, batch['image'].shape[1:3])
     strip = images.heat(jnp.moveaxis(large, -1, 1))
     number = jnp.broadcast_to(channels, strip.shape[:2])
-    return Picture(strip, batch['size'], {'channel': number})
+    return Picture(strip, batch['size'], {'channel': number}, CHANNEL_LEGEND)

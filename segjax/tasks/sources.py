@@ -13,6 +13,12 @@ def has_source(config: ml_collections.ConfigDict, net: str) -> bool:
     return any(re.match(row[0], f'{net}/') for row in config.init_from.sources)
 
 
+def source_of(config: ml_collections.ConfigDict, net: str) -> str:
+    """Returns the path from which a net starts: that of its row, else `init_from.path`."""
+    rows = (row[1] for row in config.init_from.sources if re.match(row[0], f'{net}/'))
+    return next(rows, config.init_from.path)
+
+
 def check_source(
     config: ml_collections.ConfigDict, net: str, example: tuple[str, str], otherwise: str
 ) -> None:

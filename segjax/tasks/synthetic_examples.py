@@ -49,6 +49,8 @@ ADDITIONAL = 'additional'
 """Names of the unpaired inputs of the refit."""
 INSIDE = 'inside'
 """Feature of images without labels: a map that tells the image from its padding."""
+SHOWN_CLASSES = 3
+"""Names of classes in an error."""
 LARGEST_PERIOD = 1000
 """Largest number of examples after which the pattern of additional layouts repeats."""
 
@@ -243,12 +245,18 @@ def check_layouts(config: ml_collections.ConfigDict, spec: DataSpec, layout_data
         return
     raise InputError(
         'config.layout_data.name',
-        got=f'{layout_data.name!r} with {layout_data.classes.num_classes} classes: '
-        f'{", ".join(layout_data.classes.names[:3])}, ...',
-        expected=f'the {spec.classes.num_classes} classes of {spec.name!r}, in the same order',
+        got=f'{layout_data.name!r} with {_named_classes(layout_data)}',
+        expected=f'the classes of {spec.name!r} in the same order, {_named_classes(spec)}',
         fix='--config.layout_data.class_map=FILE merges classes; '
         'or --config.layouts.use=pseudo, which reads images alone',
     )
+
+
+def _named_classes(spec: DataSpec) -> str:
+    """Returns the number of classes and the first names, for an error."""
+    names = spec.classes.names
+    more = ', ...' if len(names) > SHOWN_CLASSES else ''
+    return f'{len(names)} classes: {", ".join(names[:SHOWN_CLASSES])}{more}'
 
 
 # --- rivals ---------------------------------------------------------------------------------------

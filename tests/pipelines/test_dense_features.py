@@ -1,7 +1,9 @@
 """Synthetic dense features: the steps a second time, who is trained by what, and the refusals."""
 
+import ast
 import dataclasses
 import functools
+import shlex
 import types
 
 import chex
@@ -14,6 +16,7 @@ import toy_split
 from fakes import NUM_CLASSES, SPEC, train_batch
 from run_folders import REPOSITORY, assert_same_run, final_state, stop_at
 
+from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import parallel, rng
 from segjax.data import transforms
@@ -453,7 +456,7 @@ def test_the_share_decides_the_number_of_synthetic_examples(batch_size, share, n
     assert weight('synthetic_aux_layer3') == pytest.approx(0.4 * number / total)
 
 
-@pytest.mark.parametrize('variant, size', [('', 16), ('quick', 10), ('camvid', 10)])
+@pytest.mark.parametrize('variant, size', [('', 16), ('quick', 10), ('camvid', 10), ('smoke', 16)])
 def test_a_batch_keeps_its_size_whatever_the_share(variant, size):
     for share, tolerance in ((0.0, 0), (0.1, 0), (0.2, 1), (0.3, 0), (0.4, 1), (0.5, 0)):
         path = f'{REPOSITORY}/configs/dense_features.py:{variant},share={share}'
@@ -533,6 +536,41 @@ def test_a_generator_without_a_source_is_refused():
     assert "'bicycle'" in error.got
 
 
+def test_a_generator_and_the_statistics_of_another_run_are_refused():
+    # Taps of one shape differ in their statistics alone.
+    scale = 'bicycle_encoder_layers_0'
+    use = dict(features=dict(use='load'), segmentation=dict(use='load'))
+    rows = (('segmenter', 'runs/net'), (scale, 'runs/b'))
+    error = refusal(**use, init_from=dict(path='runs/a', sources=rows))
+    assert 'runs/a' in error.got and 'runs/b' in error.got and scale in error.got
+    key, _, typed = shlex.split(error.fix)[0].partition('=')
+    assert key == '--config.init_from.sources'
+    rows = ast.literal_eval(typed)
+    assert rows == (('segmenter', 'runs/net'), ('bicycle', 'runs/b'))
+    sections = dict(**use, init_from=dict(path='runs/a', sources=rows))
+    pipeline.make_stages(small_config(**sections), SPEC, SPEC)
+
+
+@pytest.mark.parametrize('bins, complaint', [(0, None), (2, None), (1, 'a number >= 2, or 0')])
+def test_a_histogram_has_two_bins_or_more(bins, complaint):
+    assert pipeline.SCHEMA['features']['bins'].check(bins) == complaint
+
+
+@pytest.mark.parametrize('share', [-1, -0.2, 1, 1.5])
+def test_a_share_without_real_examples_is_refused(share):
+    path = f'{REPOSITORY}/configs/dense_features.py:smoke,share={share}'
+    with pytest.raises(InputError, match=r'share=0\.3'):
+        config_file.load(path)
+
+
+def test_statistics_of_features_may_change_in_an_evaluation():
+    config = small_config()
+    other = small_config(features=dict(num_codes=9, bins=4))
+    stored = config_lib.to_json(config), config_lib.to_json(other)
+    assert config_lib.differences(*stored, free=config_lib.FREE_IN['evaluate']) == []
+    assert len(config_lib.differences(*stored, free=config_lib.FREE_IN['train'])) == 2
+
+
 def test_a_loaded_generator_with_a_trained_net_is_refused():
     error = refusal(features=dict(use='load'), init_from=dict(path='runs/features'))
     assert error.where == 'config.features.use'
@@ -562,6 +600,7 @@ def test_layouts_of_other_classes_are_refused():
     with pytest.raises(InputError, match='3 classes') as caught:
         pipeline.make_stages(small_config(layouts=dict(use='labels')), SPEC, other)
     assert caught.value.where == 'config.layout_data.name'
+    assert ', '.join(SPEC.classes.names[:3]) in caught.value.expected
     pipeline.make_stages(small_config(layouts=dict(use='pseudo')), SPEC, other)
 
 
@@ -598,7 +637,9 @@ def test_a_generator_of_another_tap_is_refused_before_anything_compiles(tmp_path
     )
     stages = pipeline.make_stages(config, SPEC, SPEC)
     problem = next(checks.problems(run, stages, 'train', begun=False, trace_steps=False))
-    assert "'bicycle_encoder_layers_0'" in problem.got and 'runs/features' in problem.got
+    assert "'bicycle_encoder_layers_0'" in problem.got
+    others = problem.got.partition('in runs/features, which has the nets ')[2].split(', ')
+    assert {'bicycle', 'bicycle_encoder_layers_1', 'segmenter'} <= set(others)
 
 
 @pytest.mark.slow

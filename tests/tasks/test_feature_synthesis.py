@@ -121,6 +121,12 @@ def test_a_generator_of_another_net_is_refused():
     with pytest.raises(InputError, match='another net') as caught:
         task.check_fingerprint(synthesis, state)
     assert "'second'" in caught.value.expected
+    # A training may begin anew with the net alone.
+    assert '--config.init_from.nets="(\'segmenter/\',)"' in caught.value.fix
+    synthesis = synthesis._replace(config=toy_split.make_config(features=dict(use='load')))
+    with pytest.raises(InputError, match='RUN/features') as caught:
+        task.check_fingerprint(synthesis, state)
+    assert 'init_from.nets' not in caught.value.fix
 
 
 def test_statistics_of_a_tap_with_slashes_have_no_slash_in_their_name():
@@ -216,11 +222,28 @@ def test_pictures_show_predictions_and_channels():
     batch = next(eval_batches(2))
     pictures = jax.eval_shape(lambda s, b: evaluation.render(s, b, {}), state, batch)
     assert set(pictures) == {
-        *('synthetic_features', 'truth', 'errors', 'real_features'),
+        *('prediction_of_synthetic_features', 'truth', 'errors', 'prediction_of_real_features'),
         *('real channels', 'synthetic channels'),
     }
     for panel in ('real channels', 'synthetic channels'):
         assert pictures[panel].pixels.shape == (2, toy_split.CHANNELS, 32, 64, 3)
+
+
+def test_the_legend_of_channels_has_the_colours_of_their_values():
+    values = np.array([-3.0, 0.0, 3.0], np.float32)
+    features = np.broadcast_to(values, (1, 1, 1, 3))
+    batch = {'image': np.zeros((1, 1, 1, 3)), 'size': np.ones((1, 2), np.int32)}
+    picture = task._show_channels(features, np.arange(3), batch)
+    assert list(picture.legend) == ['channel -3 std', 'channel mean', 'channel +3 std']
+    for color, pixel in zip(picture.legend.values(), picture.pixels[0, :, 0, 0], strict=True):
+        np.testing.assert_array_equal(pixel, color)
+
+
+def test_a_generator_of_images_shows_its_image():
+    synthesis = started()[0]
+    scale = {'mean': np.full(3, 0.5), 'std': np.full(3, 0.25)}
+    picture = task._synthetic_image(synthesis, scale, np.full((1, 8, 8, 3), -0.4), {'size': None})
+    np.testing.assert_array_equal(picture.pixels, np.full((1, 8, 8, 3), round(0.4 * 255)))
 
 
 def test_windows_read_layouts_as_whole_images_do_where_a_window_is_the_image():
