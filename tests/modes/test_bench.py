@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import toy_run
 from clock import Clock
+from run_folders import REPOSITORY
 
+from segjax.config import config_file
 from segjax.core import parallel
 from segjax.errors import InputError
 from segjax.modes import bench
@@ -237,6 +239,21 @@ def benched(tmp_path_factory):
     with contextlib.redirect_stdout(printed):
         report = bench.time_variants([base, *(v._replace(stages=v.stages[:1]) for v in others)])
     return report, workdir, printed.getvalue()
+
+
+def test_a_bench_needs_none_of_the_nets_that_a_run_loads(tmp_path):
+    path = f'{REPOSITORY}/configs/dense_features.py:smoke,stages=refit,source=none'
+    (base,) = bench.open_variants(config_file.load(path), str(tmp_path))
+    assert [stage.name for stage in base.stages] == ['segmentation', 'refit']
+    assert base.run.source() is None
+
+
+def test_random_nets_are_not_checked_against_each_other(tmp_path, monkeypatch):
+    stage = types.SimpleNamespace(check_start=pytest.fail)
+    stage._replace = lambda **fields: types.SimpleNamespace(**fields)
+    monkeypatch.setattr(driver, 'checked_run', lambda *_, **__: ('run', (stage,)))
+    (base,) = bench.open_variants(toy_run.make_config(), str(tmp_path))
+    assert base.stages[0].check_start is None
 
 
 def test_report_has_every_part_of_every_variant(benched):

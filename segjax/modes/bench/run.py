@@ -19,8 +19,14 @@ from segjax.protocol import Stage
 from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
-FRESH = 'init_from.path=;init_from.sources=()'
-"""Overrides that leave parameters random, which changes no cost."""
+FRESH = (
+    'init_from.path=untrained;init_from.sources=();'
+    'init_from.source=;init_from.partial=False;init_from.preprocess=adopt'
+)
+"""Overrides that leave parameters random, which changes no cost.
+
+The path is read by nobody. It stands for the nets that a run would load.
+"""
 
 
 class Variant(NamedTuple):
@@ -68,7 +74,7 @@ def open_variants(
     """
     config_lib.validate(config)
     config = config_file.overridden(config, FRESH)
-    variants = [Variant(BASE, '', *driver.open_run(config, workdir, 'train', stop))]
+    variants = [Variant(BASE, '', *_opened(config, workdir, stop))]
     for name, overrides in variants_by_name(config.bench.variants).items():
         try:
             changed = config_file.overridden(config, overrides)
@@ -76,11 +82,20 @@ def open_variants(
                 raise InputError(
                     'config.bench', got='changed', expected='the same repetitions for all variants'
                 )
-            opened = driver.open_run(changed, workdir, 'train', stop)
+            opened = _opened(changed, workdir, stop)
         except InputError as error:
             raise error.at(f'config.bench.variants, {name}: {error.where}') from error
         variants.append(Variant(name, overrides, *opened))
     return tuple(variants)
+
+
+def _opened(
+    config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None
+) -> tuple[driver.Run, tuple[Stage, ...]]:
+    """Opens a config whose nets begin at random. Arguments: `open_variants`."""
+    run, stages = driver.checked_run(config, workdir, 'train', stop=stop, has_start=False)
+    # Random nets do not belong to each other.
+    return run, tuple(stage._replace(check_start=None) for stage in stages)
 
 
 # --- the bench ------------------------------------------------------------------------------------
