@@ -160,6 +160,8 @@ REFIT = 'refit'
 """Names of the stages."""
 GAINS = ('pixel_accuracy', 'class_accuracy', 'mIoU', 'fwIoU')
 """Scores of which the refit shows the difference to the starting net."""
+ALL_NETS = '--config.init_from.path=RUN loads all nets of a run'
+"""A fix for nets without a source."""
 SYNTHETIC = 'synthetic'
 """Prefix of the entries of a batch, and of the losses, of synthetic examples."""
 
@@ -608,7 +610,7 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             config,
             SEGMENTER,
             ('runs/segmenter', 'the run or the published weights of the segmentation net'),
-            '--config.segmentation.use=train trains it',
+            f'{ALL_NETS}; or --config.segmentation.use=train trains it',
         )
     if config.features.use == 'load' and config.segmentation.use == 'train':
         raise InputError(
@@ -622,7 +624,7 @@ def check_sources(config: ml_collections.ConfigDict) -> None:
             config,
             bicycle.GENERATOR,
             ('runs/features', 'the run of a generator of features'),
-            '--config.features.use=train trains it',
+            f'{ALL_NETS}; or --config.features.use=train trains it',
         )
     if config.features.use != 'none':
         check_one_source(config)

@@ -203,6 +203,7 @@ def test_a_curve_of_a_channel_shows_the_occupied_bins():
     counts[2, 1] = [0, 0, 0, 5, 0]
     counts[:, 0] = 1
     curve = features.distribution(counts, BINS, 1, {'road': 0, 'sky': 1, 'pole': 2})
+    assert curve['x_name'] == 'activation (patches of norm 100)'
     lines = {line['name']: line for line in curve['series']}
     assert list(lines) == ['road', 'pole'], 'no pixel is sky'
     np.testing.assert_allclose(lines['road']['x'], [-0.75, -0.25, 0.25])

@@ -533,7 +533,7 @@ def test_a_generator_without_a_source_is_refused():
     assert error.where == 'config.init_from.sources' and "'segmenter'" in error.got
     rows = dict(sources=(('segmenter', 'runs/a'),))
     error = refusal(features=dict(use='load'), segmentation=dict(use='load'), init_from=rows)
-    assert "'bicycle'" in error.got
+    assert "'bicycle'" in error.got and '--config.init_from.path=RUN ' in error.fix
 
 
 def test_a_generator_and_the_statistics_of_another_run_are_refused():
