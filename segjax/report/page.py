@@ -16,13 +16,13 @@ exist.
 import json
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from segjax.core import files
 from segjax.report import html
 from segjax.report.curve_sections import curves_section, speed_section
 from segjax.report.html import escape, label
-from segjax.report.pictures import SAME, panels, pictures_section
+from segjax.report.pictures import SAME, legend_of, panels, pictures_section
 from segjax.report.run_files import RunFiles, StageFiles, read_run
 from segjax.report.score_sections import (
     classes_section,
@@ -200,18 +200,25 @@ def _side_by_side(run: RunFiles) -> str:
             examples[stage.name] = {entry[2]['name']: entry for entry in entries}
     if len(examples) < 2:
         return ''
-    section = _score_comparison([stage for stage in run.stages if stage.name in examples])
+    compared = [stage for stage in run.stages if stage.name in examples]
+    rows = ''
+    colours: set[int] = set()
+    marks: dict[str, Sequence[int]] = {}
     for name in dict.fromkeys(name for entries in examples.values() for name in entries):
         shown = {stage: entries[name] for stage, entries in examples.items() if name in entries}
         # Panels that do not depend on the stage are shown once, by the stage that has most of them.
         fullest = max(shown.values(), key=lambda entry: len(set(GIVEN) & set(entry[2]['panels'])))
-        given, _ = panels(fullest, only=GIVEN)
-        section += f'<div class="picture"><h4>{escape(name)}</h4>{given}'
+        given, colours_of_given = panels(fullest, only=GIVEN)
+        colours |= colours_of_given
+        rows += f'<div class="picture"><h4>{escape(name)}</h4>{given}'
         for stage, entry in shown.items():
-            markup, _ = panels(entry, without=(*GIVEN, 'errors'))
-            section += f'<h4 class="soft">{escape(stage)}</h4>{markup}'
-        section += '</div>'
-    return section
+            markup, colours_of_entry = panels(entry, without=(*GIVEN, 'errors'))
+            colours |= colours_of_entry
+            marks |= entry[2].get('legend', {})
+            rows += f'<h4 class="soft">{escape(stage)}</h4>{markup}'
+        rows += '</div>'
+    legend = legend_of(run.spec_of(compared[0]), colours, marks)
+    return f'{_score_comparison(compared)}{legend}{rows}'
 
 
 def _score_comparison(stages: list[StageFiles]) -> str:

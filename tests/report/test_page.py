@@ -290,6 +290,9 @@ def test_stages_with_pictures_of_the_same_examples_stand_side_by_side(workdir, s
     pictures = re.findall(
         r'<figcaption>(.*?)</figcaption>', text[start : text.index('id="stage-0"')]
     )
+    # The classes of the pictures have a legend. The last class is in no picture.
+    legend = text[start : text.index('<div class="picture">', start)].partition('class="legend"')[2]
+    assert [html.escape(name) in legend for name in NAMES] == [True, True, True, False]
     # Image and truth once an example, the prediction of each stage below.
     assert pictures == 2 * ['image', 'truth', 'prediction', 'prediction']
     assert 'same' not in re.findall(r'<h3>(.*?)</h3>', text), (
