@@ -421,6 +421,7 @@ def _no_parameters(run: Run, stage: Stage, state: TrainState, net: str) -> Input
     A run may have a net of the same name with other layers.
     """
     init_from = run.config.init_from
+    # The nets of the source, of which published weights have none.
     source = run.source()
     nets = {}
     if source is not None and not isinstance(source, pretrained.Weights):
@@ -433,6 +434,7 @@ def _no_parameters(run: Run, stage: Stage, state: TrainState, net: str) -> Input
             expected=f'the net of this config, because stage {stage.name!r} does not train it',
             fix='set the keys of the net as in the config.json of that run',
         )
+    # The nets that are there show which run it is.
     rows = [tuple(row) for row in init_from.sources]
     typed = typed_text((*rows, (net, f'runs/{net}')))
     known = f', which has the nets {", ".join(sorted(nets))}' if nets else ''
