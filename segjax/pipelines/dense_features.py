@@ -583,6 +583,15 @@ def refit_weights(config: ml_collections.ConfigDict) -> Callable[[str], float]:
 def check(config: ml_collections.ConfigDict, spec: DataSpec, layout_data: DataSpec) -> None:
     """Raises InputError for settings that contradict each other, and nets without a source."""
     check_sources(config)
+    source = config.refit.source
+    if config.refit.use != 'none' and source != 'none' and not refits_synthetic(config):
+        raise InputError(
+            'config.refit.share',
+            got=f'{config.refit.share:g} with config.refit.source={source}',
+            expected='a number above 0, because real images alone need no source',
+            fix=f'--config.refit.share={SCHEMA["refit"]["share"].default}; or '
+            '--config.refit.source=none --config.features.use=none --config.mining.use=False',
+        )
     synthetic_examples.check_layouts(config, spec, layout_data)
     if config.loss.name == 'ohem' and config.refit.label_smoothing and refits_synthetic(config):
         raise InputError(

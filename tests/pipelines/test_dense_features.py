@@ -551,6 +551,18 @@ def test_a_generator_and_the_statistics_of_another_run_are_refused():
     pipeline.make_stages(small_config(**sections), SPEC, SPEC)
 
 
+def test_a_source_without_synthetic_examples_is_refused():
+    error = refusal(refit=dict(share=0.0))
+    assert error.where == 'config.refit.share' and 'source=generator' in error.got
+    # Both fixes work.
+    first, second = error.fix.split('; or ')
+    assert first == '--config.refit.share=0.3'
+    changes = dict(item.removeprefix('--config.').split('=') for item in second.split())
+    assert changes == {'refit.source': 'none', 'features.use': 'none', 'mining.use': 'False'}
+    sections = dict(refit=dict(share=0.0, source='none'), features=dict(use='none'))
+    pipeline.make_stages(small_config(**sections, mining=dict(use=False)), SPEC, SPEC)
+
+
 @pytest.mark.parametrize('bins, complaint', [(0, None), (2, None), (1, 'a number >= 2, or 0')])
 def test_a_histogram_has_two_bins_or_more(bins, complaint):
     assert pipeline.SCHEMA['features']['bins'].check(bins) == complaint
