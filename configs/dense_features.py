@@ -130,7 +130,7 @@ def get_config(arg=''):
         if args[name] not in values:
             where = f'--config configs/dense_features.py:...,{name}='
             raise unknown_name(where, args[name], values)
-    check_share(args)
+    _check_share(args)
     config = config_lib.defaults('dense_features')
     _cityscapes(config)
     variants = {'ade20k': _ade20k, 'camvid': _camvid, 'quick': _quick, 'smoke': _smoke}
@@ -144,17 +144,6 @@ def get_config(arg=''):
     if args.steps != OF_VARIANT:
         config.train.num_steps = args.steps
     return config
-
-
-def check_share(args):
-    """Raises InputError for a share of synthetic examples that leaves no real example."""
-    if not math.isnan(args.share) and not 0 <= args.share < 1:
-        raise InputError(
-            '--config configs/dense_features.py:...,share=',
-            got=f'{args.share:g}',
-            expected='a number in [0, 1), the share of synthetic examples in a batch',
-            fix=f'share={SHARE}',
-        )
 
 
 def _cityscapes(config):
@@ -305,6 +294,17 @@ def _smoke(config):
 
 
 # --- arguments ------------------------------------------------------------------------------------
+
+
+def _check_share(args):
+    """Raises InputError for a share of synthetic examples that leaves no real example."""
+    if not math.isnan(args.share) and not 0 <= args.share < 1:
+        raise InputError(
+            '--config configs/dense_features.py:...,share=',
+            got=f'{args.share:g}',
+            expected='a number in [0, 1), the share of synthetic examples in a batch',
+            fix=f'share={SHARE}',
+        )
 
 
 def _set_generator(config, args):
