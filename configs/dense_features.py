@@ -309,7 +309,11 @@ def _check_share(args):
 
 def _set_generator(config, args):
     """Sets the tap, and the generator of its features."""
+    # Taps of nets have a digit or a slash. A word is a row of Table 6.3.
     taps = TAPS[SIMILAR.get(args.variant, args.variant)]
+    if args.tap.isalpha() and args.tap not in (*taps, 'image'):
+        where = '--config configs/dense_features.py:...,tap='
+        raise unknown_name(where, args.tap, (*taps, 'image'))
     config.features.tap = taps.get(args.tap, args.tap)
     config.bicycle.model.encoder = args.generator
     # The U-Net halves larger features more often.

@@ -523,6 +523,12 @@ def test_an_unknown_tap_lists_the_taps():
     assert 'encoder/layers_1' in error.expected and 'image' in error.expected
 
 
+def test_an_unknown_row_of_table_6_3_has_a_near_name():
+    with pytest.raises(InputError, match="did you mean 'middle'") as caught:
+        config_file.load(f'{REPOSITORY}/configs/dense_features.py:smoke,tap=midle')
+    assert caught.value.where.endswith('tap=') and 'early' in caught.value.expected
+
+
 def test_a_refit_without_a_generator_is_refused():
     error = refusal(features=dict(use='none'))
     assert error.where == 'config.refit.source' and "'generator'" in error.got
