@@ -27,8 +27,7 @@ from benchmarks import machine, options, table
 from benchmarks.workers import ROOT
 from segjax.config import config_file
 from segjax.errors import InputError, unknown_name
-from segjax.modes.bench import BASE, FRESH
-from segjax.train import driver
+from segjax.modes.bench import BASE, open_untrained
 
 DEVICES = (1, 8)
 """Numbers of devices whose hours are estimated, at the same rate each."""
@@ -171,10 +170,10 @@ def rehearse(name: str, workdir: pathlib.Path, args: argparse.Namespace) -> list
     """
     rehearsed = RUNS[name]
     config_path = f'{ROOT}/configs/{rehearsed.config}'
-    # Parameters are random, as in the bench.
-    config = config_file.overridden(config_file.load(config_path), FRESH)
+    config = config_file.load(config_path)
     config.data.root = args.data[rehearsed.data]
-    _, stages = driver.open_run(config, str(workdir), 'train')
+    # Parameters are random, as in the bench.
+    _, stages = open_untrained(config, str(workdir))
 
     flags = [f'--config={config_path}', f'--config.data.root={config.data.root}']
     flags += [f'--config.{key}={args.images}' for key in larger_batches(config, args.images)]

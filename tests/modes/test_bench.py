@@ -248,6 +248,14 @@ def test_a_bench_needs_none_of_the_nets_that_a_run_loads(tmp_path):
     assert base.run.source() is None
 
 
+def test_parameters_are_random_whatever_a_config_starts_from(tmp_path):
+    config = toy_run.make_config(
+        init_from=dict(path='nowhere', source='torch', partial=True, preprocess='keep')
+    )
+    run, _ = bench.open_untrained(config, str(tmp_path))
+    assert run.source() is None and run.sources == ()
+
+
 def test_random_nets_are_not_checked_against_each_other(tmp_path, monkeypatch):
     stage = types.SimpleNamespace(check_start=pytest.fail)
     stage._replace = lambda **fields: types.SimpleNamespace(**fields)

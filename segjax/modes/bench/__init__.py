@@ -27,13 +27,13 @@ from segjax.modes.bench.clocks import Measurement, Ratio, measure_in_turn, ratio
 from segjax.modes.bench.programs import Program, compile_program
 from segjax.modes.bench.run import (
     BASE,
-    FRESH,
     Variant,
     bench_calls,
     bench_input,
     bench_stage,
     main,
     measure_calls,
+    open_untrained,
     open_variants,
     per_image,
     time_variants,
@@ -43,7 +43,6 @@ from segjax.modes.bench.text import table
 
 __all__ = [
     'BASE',
-    'FRESH',
     'INCLUDED',
     'PARTS',
     'Measurement',
@@ -60,6 +59,7 @@ __all__ = [
     'main',
     'measure_calls',
     'measure_in_turn',
+    'open_untrained',
     'open_variants',
     'per_image',
     'prepare',

@@ -19,7 +19,7 @@ from segjax.protocol import Stage
 from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
-FRESH = (
+UNTRAINED = (
     'init_from.path=untrained;init_from.sources=();'
     'init_from.source=;init_from.partial=False;init_from.preprocess=adopt'
 )
@@ -73,8 +73,7 @@ def open_variants(
       InputError: a variant that changes nothing known or is no valid config. It names the variant.
     """
     config_lib.validate(config)
-    config = config_file.overridden(config, FRESH)
-    variants = [Variant(BASE, '', *_opened(config, workdir, stop))]
+    variants = [Variant(BASE, '', *open_untrained(config, workdir, stop))]
     for name, overrides in variants_by_name(config.bench.variants).items():
         try:
             changed = config_file.overridden(config, overrides)
@@ -82,18 +81,28 @@ def open_variants(
                 raise InputError(
                     'config.bench', got='changed', expected='the same repetitions for all variants'
                 )
-            opened = _opened(changed, workdir, stop)
+            opened = open_untrained(changed, workdir, stop)
         except InputError as error:
             raise error.at(f'config.bench.variants, {name}: {error.where}') from error
         variants.append(Variant(name, overrides, *opened))
     return tuple(variants)
 
 
-def _opened(
-    config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None
+def open_untrained(
+    config: ml_collections.ConfigDict, workdir: str, stop: StopSignal | None = None
 ) -> tuple[driver.Run, tuple[Stage, ...]]:
-    """Opens a config whose nets begin at random. Arguments: `open_variants`."""
-    run, stages = driver.checked_run(config, workdir, 'train', stop=stop, has_start=False)
+    """Opens a config with all of its checks, but its nets begin at random.
+
+    Args:
+      config: to open. Its `init_from` is not read.
+      workdir: the run folder.
+      stop: asked while data are prepared.
+
+    Raises:
+      InputError: a refusal of `driver.checked_run`.
+    """
+    untrained = config_file.overridden(config, UNTRAINED)
+    run, stages = driver.checked_run(untrained, workdir, 'train', stop=stop, has_start=False)
     # Random nets do not belong to each other.
     return run, tuple(stage._replace(check_start=None) for stage in stages)
 

@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from segjax import config as config_lib
-from segjax.config import config_file
 from segjax.core import environment, files, parallel
 from segjax.modes import bench
 from segjax.modes.table import plan as plan_lib
 from segjax.modes.table.plan import TablePlan, TableRun
 from segjax.modes.table.runs import decided_by_main, has_finished
 from segjax.modes.table.spec import Speed, Table
-from segjax.train import driver
 from segjax.train import stored as stored_files
 from segjax.train.stop import Preempted, StopSignal
 
@@ -184,8 +182,7 @@ def _open(runs: Sequence[TableRun]) -> dict[str, bench.TimedRun]:
     """
     opened = {}
     for run in runs:
-        fresh = config_file.overridden(run.config, bench.FRESH)
-        opened_run, stages = driver.open_run(fresh, str(run.folder), 'train')
+        opened_run, stages = bench.open_untrained(run.config, str(run.folder))
         names = [stage.name for stage in stages]
         name = run.row.stage or names[-1]
         if name in names:

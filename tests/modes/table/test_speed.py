@@ -20,7 +20,7 @@ from segjax.config.config_file import Assignment
 from segjax.core import environment, files, parallel
 from segjax.modes import bench
 from segjax.modes.bench import stages
-from segjax.train import driver, initialization
+from segjax.train import initialization
 from segjax.train.stop import Preempted
 
 TIMES = FILE.replace(
@@ -53,8 +53,7 @@ def timed(table_file, trained, clock, monkeypatch):
     """Replaces opening and compiling. Returns the calls that trained and prepared, in order."""
     table_file.write_text(TIMES)
 
-    def open_run(config, folder, use):
-        assert (config.init_from.path, use) == ('', 'train')
+    def open_untrained(config, folder):
         key = pathlib.Path(folder).parent.name
         steps = 0 if key == 'strong' else 4
         opened = [
@@ -74,7 +73,7 @@ def timed(table_file, trained, clock, monkeypatch):
 
         return prepared
 
-    monkeypatch.setattr(driver, 'open_run', open_run)
+    monkeypatch.setattr(bench, 'open_untrained', open_untrained)
     monkeypatch.setattr(initialization, 'initial_state', lambda run, stage, earlier: jnp.zeros(()))
     monkeypatch.setattr(environment, 'describe_topology', lambda *_: ENVIRONMENT)
     for part in IMAGES:
@@ -320,9 +319,9 @@ def test_a_row_that_is_open_again_has_no_time(table_file, timed):
     assert [rows_of()[key]['time [ms] median'] for key in ('base', 'strong')] == ['250', '']
 
 
-def test_parameters_are_fresh_whatever_the_rows_start_from(table_file, timed):
+def test_rows_that_start_from_a_run_are_timed(table_file, timed):
     start(table_file, seeds='0', assignments=[*ROUNDS, Assignment('init_from.path', 'elsewhere')])
-    assert prepared(timed) == EVERYTHING  # open_run has looked at the path
+    assert prepared(timed) == EVERYTHING
 
 
 def test_rows_that_diverged_or_are_open_have_no_time(table_file, timed):
