@@ -115,6 +115,8 @@ FREE_IN = {
         'data.eval_size',
         'probes',
         'testing',
+        'regions',
+        'flow',
         'features.num_codes',
         'features.bins',
     ),
@@ -127,7 +129,8 @@ FREE_IN = {
 """Keys that may differ from the config of a run folder, by mode.
 
 Evaluation may measure a checkpoint on other images, at another size, with other injectors, with
-other settings of the test (`testing`) or of the statistics of features. Any other key would change
+other settings of the test (`testing`), with other regions and another flow of the images, or with
+other settings of the statistics of features. Any other key would change
 the meaning of the net.
 """
 

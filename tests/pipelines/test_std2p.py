@@ -99,6 +99,16 @@ def test_a_net_is_tested_in_other_ways_than_it_was_trained():
     assert stage.eval_input.frames == DrawnFrames(FRAMES, (-1, 0), fill=True)
 
 
+def test_a_net_may_be_tested_with_other_regions():
+    config = make_config(',use=none,test=full')
+    finer = make_config(',use=none,test=full')
+    finer.regions.thresholds = (0.05,)
+    finer.flow.preset = 'fast'
+    values = config_lib.to_json(config), config_lib.to_json(finer)
+    assert config_lib.differences(*values, free=config_lib.FREE_IN['evaluate']) == []
+    assert len(config_lib.differences(*values, free=config_lib.FREE_IN['train'])) == 2
+
+
 def refusals(config, spec):
     """Returns the fixes of the training and of the test that a data set cannot serve, '' if it can.
 
