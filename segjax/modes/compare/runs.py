@@ -11,8 +11,9 @@ import ml_collections
 from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import files, parallel, paths
+from segjax.data import clips
 from segjax.errors import InputError, unknown_name
-from segjax.protocol import Input, Scores, Stage, TableFrames, TrainState
+from segjax.protocol import DrawnFrames, Input, Scores, Stage, TableFrames, TrainState
 from segjax.spec import ClassSpec, DataSpec, split_names
 from segjax.train import driver, initialization, product_files, same_run, stored
 from segjax.train.stop import StopSignal
@@ -367,8 +368,8 @@ def _examples(compared: Compared) -> dict[str, Any]:
     at_image = config.evaluate.resolution == 'image'
     inputs = compared.inputs
     chosen = None if inputs.chosen is None else compared.run.product(inputs.chosen)
-    # Examples without all neighbours are skipped. A table has neighbours for every example.
-    frames = () if isinstance(inputs.frames, TableFrames) else inputs.frames
+    # Examples without all neighbours are skipped, but not if something takes their places.
+    frames = () if _keeps_all(inputs.frames) else inputs.frames
     return {
         'split': inputs.split,
         'scored examples': f'rows of the table {inputs.each!r}' if inputs.each else 'images',
@@ -377,3 +378,8 @@ def _examples(compared: Compared) -> dict[str, Any]:
         'neighbours': frames or 'none',
         'size': tuple(config.data.eval_size) if at_image else 'that of the labels',
     }
+
+
+def _keeps_all(frames: clips.Frames) -> bool:
+    """Returns whether no example is skipped for its neighbours."""
+    return isinstance(frames, TableFrames) or (isinstance(frames, DrawnFrames) and frames.fill)

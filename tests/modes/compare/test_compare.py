@@ -23,7 +23,7 @@ from segjax.modes.compare.scores import best
 from segjax.modes.table import Row
 from segjax.modes.table import plan as table_plan
 from segjax.modes.table import runs as table_runs
-from segjax.protocol import Product
+from segjax.protocol import DrawnFrames, Product
 from segjax.train import driver
 from segjax.train.stop import Preempted, StopSignal
 
@@ -504,3 +504,8 @@ def test_runs_that_score_other_choices_of_the_same_split(narrow, wide):
             runs.check_comparable([first, other])
     with pytest.raises(InputError, match='neighbours'):
         runs.check_comparable([scored(narrow), scored(wide, frames=(-1, 1))])
+    # The example itself takes the places of missing neighbours, so all examples are scored.
+    filled = DrawnFrames(3, (-1, 0, 1), fill=True)
+    runs.check_comparable([scored(narrow), scored(wide, frames=filled)])
+    with pytest.raises(InputError, match='neighbours'):
+        runs.check_comparable([scored(narrow), scored(wide, frames=filled._replace(fill=False))])
