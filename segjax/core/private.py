@@ -151,7 +151,7 @@ def _device_sums(
         return (number + 1, jax.tree.map(jnp.add, total, grads)), (values, aux)
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    (_, total), (values, aux) = lax.scan(add_part, (0, zeros), parts)
+    (_, total), (values, aux) = parallel.scan_parts(add_part, (0, zeros), parts)
     values = jax.tree.map(lambda x: x.sum(0), values)
     aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), aux)  # from [A, B / A, 1, ...]
     return values, aux, total

@@ -1,10 +1,12 @@
 """One device = eight devices = shard_map = micro-batches, on sums and on gradients."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax import lax
 
 from segjax.core import parallel
 from segjax.errors import InputError
@@ -140,6 +142,54 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(mode, devices, accum
         'statistics pass through every micro-batch'
     )
     assert rows == 0, 'aux keeps the order of the rows'
+
+
+def gradients_of_images(in_loop, parts=6):
+    """Returns the sum of gradients of images that a kernel filters four times, and its inputs."""
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 8, 8)), jnp.float32) / 8
+    images = jnp.asarray(rng.normal(size=(parts, 1, 32, 32, 8)), jnp.float32)
+
+    def loss(kernel, image):
+        for _ in range(4):
+            image = jnp.tanh(
+                lax.conv_general_dilated(
+                    image, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+                )
+            )
+        return jnp.sum(image**2)
+
+    def step(carry, image):
+        number, total = carry
+        value, grad = jax.value_and_grad(loss)(kernel, image)
+        return (number + 1, total + grad), {'loss': value, 'number': number}
+
+    start = (0, jnp.zeros_like(kernel))
+    return lambda images: parallel.scan_parts(step, start, images, in_loop), images
+
+
+def test_steps_of_micro_batches_are_those_of_a_loop():
+    results = []
+    for in_loop in (True, False):
+        function, images = gradients_of_images(in_loop)
+        results.append(jax.jit(function)(images))
+    chex.assert_trees_all_close(*results, rtol=1e-4, atol=1e-4)
+    assert results[1][1]['number'].tolist() == list(range(6))
+
+
+def test_a_cpu_holds_the_arrays_of_one_micro_batch_and_has_no_loop():
+    function, images = gradients_of_images(None)
+    compiled = jax.jit(function).lower(images).compile()
+    single = jax.jit(function).lower(images[:1]).compile()
+    temporary = [each.memory_analysis().temp_size_in_bytes for each in (single, compiled)]
+    assert temporary[1] < 2 * temporary[0]
+    assert 'while' not in compiled.as_text()
+
+
+def test_infinite_gradients_stay_infinite():
+    function, images = gradients_of_images(None)
+    (_, total), outputs = jax.jit(function)(images.at[0].set(jnp.inf))
+    assert not np.isfinite(total).any() and not np.isfinite(outputs['loss'][0])
 
 
 @pytest.mark.parametrize('devices, accumulate', [(1, 4), (2, 2), (2, 4), (4, 2)])
