@@ -165,6 +165,8 @@ def _quick(config):
     config_lib.update(
         config,
         testing=dict(boundary_thresholds=20),
+        # At 0.2, images as small as these have 28 superpixels, which mix classes.
+        regions=dict(thresholds=(0.05,)),
         frames=dict(num_steps=600, batch_size=8),
         train=dict(batch_size=2, num_steps=100),
         evaluate=dict(batch_size=2),
