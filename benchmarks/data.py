@@ -16,7 +16,6 @@ order. Without `--torch`, segjax is measured alone.
 
 import argparse
 import contextlib
-import json
 import os
 import pathlib
 import sys
@@ -105,7 +104,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> dict[str, Any]:
     """Measures all readers, prints the table, and writes the record and the page."""
     args = parse(argv)
-    json_file, page_file = options.outputs(args.output)
+    report = options.report(args.output)
     settings = {key: value for key, value in vars(args).items() if key not in ('torch', 'output')}
     record: dict[str, Any] = {'settings': settings, 'machine': machine.describe(), 'formats': {}}
 
@@ -125,8 +124,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
             record['formats'][name] = {'bytes': size_of_file, **entry}
     record['machine']['load at end'] = machine.load()
     text = page(record)
-    json_file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-    page_file.write_text(text, encoding='utf-8')
+    report.write(record, text)
     print(text, flush=True)
     return record
 

@@ -17,7 +17,6 @@ sums that are logged, and whether all numbers are finite. torch runs the twins o
 
 import argparse
 import contextlib
-import json
 import os
 import pathlib
 import sys
@@ -92,15 +91,14 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     The record is written after each net, so a run that is stopped leaves its finished nets.
     """
     args = parse(argv)
-    json_file, page_file = options.outputs(args.output)
+    report = options.report(args.output)
     settings = {key: value for key, value in vars(args).items() if key not in ('torch', 'output')}
     record: dict[str, Any] = {'settings': settings, 'machine': machine.describe(), 'nets': {}}
     for net in args.nets:
         print(f'{net} ...', file=sys.stderr, flush=True)
         record['nets'][net] = bench_net(net, args)
         record['machine']['load at end'] = machine.load()
-        json_file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-        page_file.write_text(table.page(record), encoding='utf-8')
+        report.write(record, table.page(record))
     print(table.page(record), flush=True)
     return record
 

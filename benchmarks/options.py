@@ -1,13 +1,14 @@
 """Arguments that the benchmarks share, with errors that say how to mend them."""
 
 import argparse
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from benchmarks.workers import ROOT
 from segjax.errors import EXIT_WRONG, InputError
@@ -120,11 +121,27 @@ def _problem(python: str) -> str:
     return f'{python}: {lines[-1] if lines else f"exit code {ended.returncode}"}'
 
 
-def outputs(path: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Returns the files of a report, (PATH.json, PATH.md), in a folder that it makes."""
+class Report(NamedTuple):
+    """The files of a report.
+
+    record  JSON
+    page    Markdown
+    """
+
+    record: pathlib.Path
+    page: pathlib.Path
+
+    def write(self, record: Mapping[str, Any], page: str) -> None:
+        """Writes a record and its page."""
+        self.record.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+        self.page.write_text(page, encoding='utf-8')
+
+
+def report(path: str) -> Report:
+    """Returns the report PATH.json and PATH.md, in a folder that it makes."""
     base = pathlib.Path(path).absolute()
     base.parent.mkdir(parents=True, exist_ok=True)
-    return base.with_name(f'{base.name}.json'), base.with_name(f'{base.name}.md')
+    return Report(base.with_name(f'{base.name}.json'), base.with_name(f'{base.name}.md'))
 
 
 def run_main(main: Callable[[Sequence[str]], Any]) -> NoReturn:

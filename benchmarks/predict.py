@@ -9,7 +9,6 @@ reading, cutting, blending and writing.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 import tempfile
@@ -64,7 +63,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> dict[str, Any]:
     """Measures all inputs, prints the table, and writes the record and the page."""
     args = parse(argv)
-    json_file, page_file = options.outputs(args.output)
+    report = options.report(args.output)
     settings = {key: value for key, value in vars(args).items() if key != 'output'}
     settings['workdir'] = str(args.workdir)
     net = stored.read_config(args.workdir / stored.CONFIG)['model']
@@ -78,8 +77,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
             record['inputs'][name] = measure(path, args)
     record['machine']['load at end'] = machine.load()
     text = page(record)
-    json_file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-    page_file.write_text(text, encoding='utf-8')
+    report.write(record, text)
     print(text, flush=True)
     return record
 

@@ -12,7 +12,6 @@ and not computed, so the check takes about two minutes on a core, and little mem
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -120,7 +119,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     """
     # All comparisons of the chosen tables.
     args = parse(argv)
-    json_file, page_file = options.outputs(args.output)
+    report = options.report(args.output)
     comparisons = {}
     for name in args.groups:
         print(f'{name} ...', file=sys.stderr, flush=True)
@@ -133,9 +132,8 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     }
 
     # The page is written in any case, because it shows what is wrong.
-    json_file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
     text = page(record)
-    page_file.write_text(text, encoding='utf-8')
+    report.write(record, text)
     print(text, flush=True)
     if problems(comparisons):
         sys.exit(1)

@@ -132,7 +132,7 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     A training that fails says why, and the rest goes on.
     """
     args = parse(argv)
-    json_file, page_file = options.outputs(args.output)
+    report = options.report(args.output)
     settings = {key: value for key, value in vars(args).items() if key != 'output'}
     record: dict[str, Any] = {
         'settings': settings,
@@ -142,16 +142,14 @@ def main(argv: Sequence[str]) -> dict[str, Any]:
     }
     for name in args.runs:
         print(f'{name} ...', file=sys.stderr, flush=True)
-        workdir = json_file.parent / f'{json_file.stem}_{name}'
+        workdir = report.record.parent / f'{report.record.stem}_{name}'
         try:
             record['stages'] += rehearse(name, workdir, args)
         except (InputError, RuntimeError) as error:
             record['errors'][name] = ' '.join(str(error).split())[:300]
         # What is done so far outlives a kill.
-        json_file.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-    text = page(record)
-    page_file.write_text(text, encoding='utf-8')
-    print(text, flush=True)
+        report.write(record, page(record))
+    print(page(record), flush=True)
     return record
 
 
