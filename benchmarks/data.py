@@ -246,7 +246,6 @@ def measure(
 
 def page(record: Mapping[str, Any]) -> str:
     """Returns the page of a record."""
-    facts = record['machine']
     size = 'x'.join(map(str, record['settings']['size']))
     command = table.command('benchmarks.data', record['settings'])
 
@@ -259,9 +258,7 @@ def page(record: Mapping[str, Any]) -> str:
         'same round, so above 1 segjax is faster.',
         '',
         f'- Command: `{command}`',
-        f'- Commit {facts["commit"]}, Python {facts["python"]}, {facts["processor"]}',
-        f'- Load average {facts["load at start"][0]} at the start, '
-        f'{facts["load at end"][0]} at the end',
+        *machine.lines(record['machine']),
         '',
         *rates_table(record['formats']),
     ]

@@ -4,6 +4,7 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.workers import ROOT
@@ -18,6 +19,19 @@ def describe() -> dict[str, Any]:
         'commit': commit(),
         'load at start': load(),
     }
+
+
+def lines(facts: Mapping[str, Any]) -> list[str]:
+    """Returns the commit, the machine and its load as lines of a page.
+
+    Args:
+      facts: of `describe`, with 'load at end'.
+    """
+    return [
+        f'- Commit {facts["commit"]}, Python {facts["python"]}, {facts["processor"]}',
+        f'- Load average {facts["load at start"][0]} at the start, '
+        f'{facts["load at end"][0]} at the end',
+    ]
 
 
 def processor() -> str:

@@ -136,7 +136,6 @@ def measure(path: pathlib.Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def page(record: Mapping[str, Any]) -> str:
     """Returns the page of a record."""
-    facts = record['machine']
     net = ', '.join(f'{key}={value}' for key, value in record['net'].items())
     lines = [
         '# Speed of predictions on large images',
@@ -146,9 +145,7 @@ def page(record: Mapping[str, Any]) -> str:
         '',
         f'- Command: `{command(record["settings"])}`',
         f'- Net: {net}',
-        f'- Commit {facts["commit"]}, Python {facts["python"]}, {facts["processor"]}',
-        f'- Load average {facts["load at start"][0]} at the start, '
-        f'{facts["load at end"][0]} at the end',
+        *machine.lines(record['machine']),
         '',
         *table.markdown(rows(record['inputs']), num_names=1),
     ]

@@ -561,7 +561,9 @@ def scan_parts(
     Returns:
       (the last carry, outputs [A, ...]).
     """
-    if jax.default_backend() != 'cpu' if in_loop is None else in_loop:
+    if in_loop is None:
+        in_loop = jax.default_backend() != 'cpu'
+    if in_loop:
         return lax.scan(step, carry, parts)
     number = len(jax.tree.leaves(parts)[0])
     outputs = []

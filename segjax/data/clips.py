@@ -101,6 +101,11 @@ def with_neighbours(
     return chosen[complete[chosen]]
 
 
+def keeps_all(frames: Frames) -> bool:
+    """Returns whether every example is read, whatever neighbours it has."""
+    return isinstance(frames, TableFrames) or _num_needed(frames) == 0
+
+
 def _num_needed(frames: Frames) -> int:
     """Returns the number of neighbours that must exist for an example to be read."""
     if isinstance(frames, DrawnFrames):

@@ -13,7 +13,7 @@ from segjax.config import config_file
 from segjax.core import files, parallel, paths
 from segjax.data import clips
 from segjax.errors import InputError, unknown_name
-from segjax.protocol import DrawnFrames, Input, Scores, Stage, TableFrames, TrainState
+from segjax.protocol import Input, Scores, Stage, TrainState
 from segjax.spec import ClassSpec, DataSpec, split_names
 from segjax.train import driver, initialization, product_files, same_run, stored
 from segjax.train.stop import StopSignal
@@ -369,7 +369,7 @@ def _examples(compared: Compared) -> dict[str, Any]:
     inputs = compared.inputs
     chosen = None if inputs.chosen is None else compared.run.product(inputs.chosen)
     # Examples without all neighbours are skipped, but not if something takes their places.
-    frames = () if _keeps_all(inputs.frames) else inputs.frames
+    frames = () if clips.keeps_all(inputs.frames) else inputs.frames
     return {
         'split': inputs.split,
         'scored examples': f'rows of the table {inputs.each!r}' if inputs.each else 'images',
@@ -378,8 +378,3 @@ def _examples(compared: Compared) -> dict[str, Any]:
         'neighbours': frames or 'none',
         'size': tuple(config.data.eval_size) if at_image else 'that of the labels',
     }
-
-
-def _keeps_all(frames: clips.Frames) -> bool:
-    """Returns whether no example is skipped for its neighbours."""
-    return isinstance(frames, TableFrames) or (isinstance(frames, DrawnFrames) and frames.fill)
