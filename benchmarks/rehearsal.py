@@ -18,6 +18,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -34,10 +35,11 @@ DEVICES = (1, 8)
 
 
 class Rehearsed(NamedTuple):
-    """A training of a paper: its config, and the data set that it reads."""
+    """A training of a paper: its config, the data set that it reads, and further config keys."""
 
     config: str
     data: str
+    keys: Mapping[str, Any] = types.MappingProxyType({})
 
 
 RUNS = {
@@ -52,7 +54,8 @@ RUNS = {
     ),
     'shape_classifier': Rehearsed('shape_classifier.py', 'coco_panoptic'),
     'label_to_image': Rehearsed('label_to_image.py', 'cityscapes_all'),
-    'std2p': Rehearsed('std2p.py', 'nyu_depth'),
+    # The unit of the depth files changes no time.
+    'std2p': Rehearsed('std2p.py', 'nyu_depth', {'data.rgbd.depth_scale': 1000.0}),
     'dropout_codes': Rehearsed('dropout_codes.py:features=random', 'lfw'),
     'dropout_codes_pets': Rehearsed('dropout_codes.py:pets,features=random', 'oxford_pet'),
     'conditional_gan': Rehearsed('conditional_gan.py:features=random', 'lfw'),
@@ -169,11 +172,13 @@ def rehearse(name: str, workdir: pathlib.Path, args: argparse.Namespace) -> list
     rehearsed = RUNS[name]
     config_path = f'{ROOT}/configs/{rehearsed.config}'
     config = config_file.load(config_path)
-    config.data.root = args.data[rehearsed.data]
+    keys = {'data.root': args.data[rehearsed.data], **rehearsed.keys}
+    config.update_from_flattened_dict(keys)
     # Parameters are random, as in the bench.
     _, stages = open_untrained(config, str(workdir))
 
-    flags = [f'--config={config_path}', f'--config.data.root={config.data.root}']
+    flags = [f'--config={config_path}']
+    flags += [f'--config.{key}={value}' for key, value in keys.items()]
     flags += [f'--config.{key}={args.images}' for key in larger_batches(config, args.images)]
     flags += [f'--config.bench.repetitions={args.steps}', '--config.bench.warmup=1']
     bench(flags, workdir, args.limit)
