@@ -1,6 +1,7 @@
 """Measures how far exported programs are from their runs, for the variants :smoke of configs.
 
 Every use of every stage is exported from its initial state, and called in a process without segjax.
+A stage that collects data in training, such as the images of PixelNN, takes a step before that.
 
 usage: python tests/helpers/export_differences.py CACHE CONFIG ...
 """
@@ -18,6 +19,7 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import parallel
 from segjax.errors import InputError
+from segjax.modes.bench import stages
 from segjax.modes.bench.stages import TimedRun, fresh_runs
 from segjax.modes.export import examples, page, program, uses
 from segjax.modes.export import run as export_run
@@ -36,6 +38,14 @@ def open_runs(path: str, cache: str, folder: str) -> list[TimedRun]:
     config_lib.update(config, data=dict(cache=cache))
     run, stages = driver.open_run(config, folder, 'train')
     return fresh_runs(run, stages)
+
+
+def with_data(timed: TimedRun) -> TimedRun:
+    """Takes a step of a stage whose state holds collected data, which is empty at first."""
+    if not timed.state.extra or not timed.stage.num_steps:
+        return timed
+    state, _ = stages.prepare_train(timed).call()
+    return timed._replace(state=state)
 
 
 def export_to(folder: pathlib.Path, facts: page.Exported, state) -> page.Exported:
@@ -98,7 +108,7 @@ def measure(timed: TimedRun, method: str) -> Measured:
 def measure_all(path: str, cache: str) -> Iterator[Measured]:
     """Measures all uses of all stages of a config."""
     with tempfile.TemporaryDirectory() as folder:
-        for timed in open_runs(path, cache, folder):
+        for timed in map(with_data, open_runs(path, cache, folder)):
             able = {TILES: timed.stage.predict, PREDICTION: timed.stage.prediction}
             for method, function in able.items():
                 if function is not None:
