@@ -181,6 +181,7 @@ def rehearse(name: str, workdir: pathlib.Path, args: argparse.Namespace) -> list
     flags += [f'--config.{key}={value}' for key, value in keys.items()]
     flags += [f'--config.{key}={args.images}' for key in larger_batches(config, args.images)]
     flags += [f'--config.bench.repetitions={args.steps}', '--config.bench.warmup=1']
+    flags.append("--config.bench.parts=('train',)")
     bench(flags, workdir, args.limit)
     measured = json.loads((workdir / 'bench.json').read_text(encoding='utf-8'))['stages']
 

@@ -208,6 +208,12 @@ def different_strings(value: Sequence) -> str | None:
     return complaint
 
 
+def bench_parts(value: Sequence) -> str | None:
+    """Checks a tuple of parts that --mode bench times."""
+    is_right = bool(value) and different_strings(value) is None and set(value) <= set(BENCH_PARTS)
+    return None if is_right else f'different names of {", ".join(BENCH_PARTS)}'
+
+
 def patterns(value: Iterable) -> str | None:
     """Checks a tuple of regular expressions."""
     for pattern in value:
@@ -760,7 +766,14 @@ PREDICT = {
     },
 }
 
+BENCH_PARTS = ('train', 'evaluate', 'predict', 'input')
+"""Parts of a stage that --mode bench can time."""
 BENCH = {
+    'parts': Field(
+        BENCH_PARTS,
+        'Parts of a stage that --mode bench times. Without train, nothing is said about all steps.',
+        bench_parts,
+    ),
     'repetitions': Field(10, 'Timed calls of --mode bench.', at_least(1)),
     'warmup': Field(2, 'Untimed calls of --mode bench before the timed calls.', at_least(0)),
     'variants': Field(

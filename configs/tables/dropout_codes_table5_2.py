@@ -9,11 +9,11 @@ python -m segjax.main --mode table --table configs/tables/dropout_codes_table5_2
                                LFW at 128x128, VGG19 from --config.init_from.sources
 
 All rows score landmarks with the net that the row `single` trains, and have the weights of the loss
-that it calibrates. The last row tests the net of `shared_nbs` with new codes. The scales quick and
-photos take Phi with random weights. --config.init_from.sources="(('vgg', 'vgg16.safetensors'),)"
---config.features.use=load --config.features.model.width=1 takes trained weights. photos_quick
-needs the first of these flags. --config.score_features.use=random scores with a net
-that no row has learned from.
+that it calibrates. The rows `_new` test the nets of `shared_nbs` and `classic_nbs` with new codes.
+The scales quick and photos take Phi with random weights. The flags
+--config.init_from.sources="(('vgg', 'vgg16.safetensors'),)" --config.features.use=load
+--config.features.model.width=1 take trained weights. photos_quick needs the first of these flags.
+--config.score_features.use=random scores with a net that no row has learned from.
 """
 
 from segjax.modes.table import (
@@ -107,6 +107,13 @@ def get_rows():
             overrides=('testing.codes=new',),
             evaluates='shared_nbs',
         ),
+        Row(
+            'classic_new',
+            'Shared, classic drop-out, Nbs., new codes',
+            f'{FILE},dropout=classic',
+            overrides=('testing.codes=new',),
+            evaluates='classic_nbs',
+        ),
     )
     every = (
         single,
@@ -133,6 +140,9 @@ def get_claims():
         claims += [
             Claim(f'an early split raises {column}', column, 'separate', 'crn'),
             Claim(f'whole channels raise {column}', column, 'shared_nbs', 'classic_nbs'),
+            Claim(
+                f'whole channels raise {column} of new codes', column, 'shared_new', 'classic_new'
+            ),
         ]
     claims += [
         Claim('samples of CRNs resemble the truth more than BicycleGAN', 'SSIM', 'crn', 'bicycle'),

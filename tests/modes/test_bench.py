@@ -15,6 +15,7 @@ import toy_run
 from clock import Clock
 from run_folders import REPOSITORY
 
+from segjax import schema
 from segjax.config import config_file
 from segjax.core import parallel
 from segjax.errors import InputError
@@ -364,7 +365,7 @@ def test_file_and_table_say_what_was_measured_on_what(benched):
             ('train.batch_size=4',),
             r'variants, train.batch_size=4: train.batch_size[\s\S]*a multiple of 8',
         ),
-        (('bench.repetitions=4',), 'the same repetitions'),
+        (('bench.repetitions=4',), 'the same settings'),
     ],
 )
 def test_wrong_variants_are_refused_before_anything_compiles(
@@ -373,3 +374,33 @@ def test_wrong_variants_are_refused_before_anything_compiles(
     monkeypatch.delattr(initialization, 'initial_state')
     with pytest.raises(InputError, match=complaint):
         bench.main(toy_run.make_config(bench=dict(variants=variants)), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    'parts, timed',
+    [
+        (('input',), {'input'}),
+        (('train',), {'train', 'whole'}),
+        (('train', 'input'), {'train', 'input', 'input_over_train', 'whole'}),
+    ],
+)
+def test_only_the_parts_of_the_config_are_timed(parts, timed, monkeypatch, tmp_path):
+    entry = {'images_per_second': 2.0}
+    monkeypatch.setattr(bench_run, 'bench_input', lambda *_: entry)
+    monkeypatch.setattr(bench_run, 'prepare', lambda part, runs: dict.fromkeys(runs))
+    monkeypatch.setattr(bench_run, 'bench_calls', lambda calls, _: dict.fromkeys(calls, entry))
+    monkeypatch.setattr(bench_run, 'whole_training', lambda *_: {})
+    config = toy_run.make_config(bench=dict(parts=parts))
+    run, stages = bench.open_untrained(config, str(tmp_path))
+    runs = {'base': bench.TimedRun(run, stages[0], None)}
+    assert set(bench.bench_stage(runs, config.bench)) == timed
+
+
+@pytest.mark.parametrize('parts', [(), ('trains',), ('train', 'train')])
+def test_unknown_parts_are_refused(parts, tmp_path):
+    with pytest.raises(InputError, match='different names of train, evaluate, predict, input'):
+        bench.open_variants(toy_run.make_config(bench=dict(parts=parts)), str(tmp_path))
+
+
+def test_the_parts_of_the_config_are_those_of_the_bench():
+    assert set(schema.BENCH_PARTS) == set(bench.INCLUDED)

@@ -12,9 +12,10 @@ parts are timed:
     input     reading, decoding, augmenting and batching for training, with the threads and workers
               of the config, while the devices are idle
 
-`config.bench.variants` names other settings of the same config. Their programs are timed in the
-same run, one call of each in turn, so that a machine that slows down affects all variants equally.
-Variants are compared by the time per image in each round.
+`config.bench.parts` names the parts that are timed, all by default. `config.bench.variants` names
+other settings of the same config. Their programs are timed in the same run, one call of each in
+turn, so that a machine that slows down affects all variants equally. Variants are compared by the
+time per image in each round.
 
 Programs are compiled ahead of time with the persistent cache off. `compile_seconds` is the cost of
 the first start on a machine, and `lower_seconds` (tracing) a cost of every start. FLOPs and bytes

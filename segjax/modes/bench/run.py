@@ -79,7 +79,7 @@ def open_variants(
             changed = config_file.overridden(config, overrides)
             if changed.bench != config.bench:
                 raise InputError(
-                    'config.bench', got='changed', expected='the same repetitions for all variants'
+                    'config.bench', got='changed', expected='the same settings for all variants'
                 )
             opened = open_untrained(changed, workdir, stop)
         except InputError as error:
@@ -125,8 +125,8 @@ def time_variants(variants: Sequence[Variant]) -> dict[str, Any]:
       {'environment': {...}, 'config': of the base, 'variants': {name: overrides}, 'stages': {stage:
       {'train', 'evaluate', 'predict', 'input': {variant: {...}}, 'input_over_train': {variant:
       images/s of the input over images/s of training; below 1 the devices wait}}}}.
-      A part is missing if the stage has none. Variants with the same input settings share one
-      input measurement, under the name of the first.
+      A part is missing if the stage has none, or if `bench.parts` lacks it. Variants with the same
+      input settings share one input measurement, under the name of the first.
     """
     base = variants[0].run
     num_stages = max(len(variant.stages) for variant in variants)
@@ -176,20 +176,23 @@ def bench_stage(
 
     # The input is measured while the devices are idle. Each distinct input is measured once.
     source = {name: _first_with_same_input(training, run) for name, run in training.items()}
-    inputs = {
-        name: bench_input(training[name], settings) for name in dict.fromkeys(source.values())
-    }
+    if 'input' in settings.parts and training:
+        distinct = dict.fromkeys(source.values())
+        parts['input'] = {name: bench_input(training[name], settings) for name in distinct}
+
     for part in PARTS:
-        entries = bench_calls(prepare(part, runs), settings)
+        entries = bench_calls(prepare(part, runs), settings) if part in settings.parts else None
         if entries:
             parts[part] = entries
-    if training:
-        parts['input'] = inputs
+
+    # Figures that follow from these parts.
+    if 'input' in parts and 'train' in parts:
         parts['input_over_train'] = {}
         for name in training:
-            input_rate = inputs[source[name]]['images_per_second']
+            input_rate = parts['input'][source[name]]['images_per_second']
             train_rate = parts['train'][name]['images_per_second']
             parts['input_over_train'][name] = input_rate / train_rate
+    if 'train' in parts:
         parts['whole'] = {
             name: whole_training(run, parts['train'][name]) for name, run in training.items()
         }
