@@ -13,6 +13,9 @@ Variants:
             53.83. --config.data.root=/data/ADE20K --config.init_from.path=pspnet50_ade20k.pth
   camvid    PSPNet-50 of half the width on CamVid at 360x480. All three stages are trained.
             --config.data.root=/data/camvid
+  camvid_quick  CamVid at 120x160 with the narrow nets of quick: about twenty minutes on a CPU core.
+            The last fifth of the training images is held back: the nets learn from the rest, and
+            `layouts=other` and `layouts=pseudo` take its layouts
   quick     the embedded world `streets` at 96x192 with a narrow PSPNet-18: about ten minutes on a
             CPU core
   smoke     seconds, for tests
@@ -28,7 +31,7 @@ Arguments:
   `layouts=train|val`  layouts of the training split alone, or with a quarter of layouts from the
           evaluation split (Table 6.4). `layouts=other` takes this quarter from Synscapes, and
           `layouts=pseudo` from predictions on the coarsely annotated images. quick and smoke take
-          another world for both
+          another world for both, and camvid_quick the fifth that is held back
   `mining=true|false`  online hard negative mining of layouts (Fig. 6.6)
   `stages=all|segmentation|features|refit`  stages that are trained. The nets of the stages before
           are loaded from --config.init_from.path, and later stages are left out
@@ -52,7 +55,7 @@ import math
 from segjax import config as config_lib
 from segjax.errors import InputError, unknown_name
 
-VARIANTS = ('ade20k', 'camvid', 'quick', 'smoke')
+VARIANTS = ('ade20k', 'camvid', 'camvid_quick', 'quick', 'smoke')
 CHOICES = {
     'generator': ('atrous', 'resize'),
     'source': ('generator', 'noise', 'mixup', 'painter', 'none'),
@@ -67,6 +70,9 @@ SHARE_OF_VARIANT = math.nan
 """A share that the variant sets."""
 SHARE = 0.3
 """Published share of synthetic examples in a batch."""
+LEARNED = 'train[:80%]'
+HELD_BACK = 'train[80%:]'
+"""Training images of camvid_quick that the nets learn from, and those that are held back."""
 TAPS = {
     '': dict(
         stem='conv1_3',
@@ -108,7 +114,7 @@ TAPS = {
 """Taps of the rows of Table 6.3 by variant: of PSPNet-101, PSPNet-50, PSPNet-18 and ERFNet."""
 HALVINGS = {'image': 3, 'conv1': 2, 'conv2': 1}
 """Halvings of the U-Net in addition to those of features at 1/8, by the first letters of a tap."""
-SIMILAR = {'camvid': 'ade20k'}
+SIMILAR = {'camvid': 'ade20k', 'camvid_quick': 'quick'}
 """Variants with the taps of another variant."""
 
 
@@ -133,7 +139,13 @@ def get_config(arg=''):
     _check_share(args)
     config = config_lib.defaults('dense_features')
     _cityscapes(config)
-    variants = {'ade20k': _ade20k, 'camvid': _camvid, 'quick': _quick, 'smoke': _smoke}
+    variants = {
+        'ade20k': _ade20k,
+        'camvid': _camvid,
+        'camvid_quick': _camvid_quick,
+        'quick': _quick,
+        'smoke': _smoke,
+    }
     if args.variant:
         variants[args.variant](config)
     _set_generator(config, args)
@@ -249,17 +261,12 @@ def _small(config):
         optim.learning_rate = 2e-3
 
 
-def _quick(config):
-    """Sets 400 rendered images of 96x192."""
-    size = (96, 192)
+def _minutes(config, size):
+    """Sets narrow nets on images of a size, and trainings of minutes."""
     _small(config)
     config_lib.update(
         config,
-        data=dict(
-            name='streets',
-            eval_size=size,
-            world=dict(num_train=400, num_val=64, size=size),
-        ),
+        data=dict(eval_size=size),
         augment=dict(crop=size),
         segmentation=dict(use='train', num_steps=500, batch_size=8),
         features=dict(num_steps=400, batch_size=4),
@@ -268,6 +275,27 @@ def _quick(config):
     )
     config.segmentation.optim.update(name='adam', learning_rate=2e-3, weight_decay=0.0)
     config.optim.learning_rate = 1e-3
+
+
+def _quick(config):
+    """Sets 400 rendered images of 96x192."""
+    size = (96, 192)
+    _minutes(config, size)
+    config_lib.update(
+        config, data=dict(name='streets', world=dict(num_train=400, num_val=64, size=size))
+    )
+
+
+def _camvid_quick(config):
+    """Sets CamVid at 120x160, without the last fifth of its training images."""
+    size = (120, 160)
+    _minutes(config, size)
+    config_lib.update(
+        config,
+        data=dict(name='camvid', train_split=LEARNED),
+        augment=dict(resize=size),
+        segmentation=dict(num_steps=1500),
+    )
 
 
 def _smoke(config):
@@ -344,6 +372,8 @@ def _set_layouts(config, args):
         config.layout_data.name = config.data.name
         config.layout_data.world.update(config.data.world)
         config.layout_data.world.seed = config.data.world.seed + 1
+    elif args.variant == 'camvid_quick':
+        config.layouts.split = HELD_BACK
     elif args.variant == '':
         names = {'other': 'synscapes', 'pseudo': 'cityscapes_coarse'}
         config.layout_data.name = names[args.layouts]
@@ -366,7 +396,7 @@ def _set_stages(config, args):
     config.segmentation.use = 'load'
     config.features.use = 'load' if has_generator else 'none'
     if args.stages == 'segmentation':
-        small = args.variant in ('camvid', 'quick', 'smoke')
+        small = args.variant in ('camvid', 'camvid_quick', 'quick', 'smoke')
         config.segmentation.use = 'train' if small else 'load'
         config.features.use = 'none'
     if args.stages == 'features':

@@ -2,6 +2,8 @@
 
 python -m segjax.main --mode table --table configs/tables/dense_features_table6_2.py \\
     --scale quick --workdir runs/table6_2
+... --scale camvid_quick --config.data.root=/data/camvid
+                              CamVid at 120x160
 ... --scale paper --config.data.root=/data/cityscapes   PSPNet-101 on Cityscapes
     --override 'baseline:init_from.path=pspnet101_cityscapes.pth'
 
@@ -75,6 +77,7 @@ def get_table():
         rows=get_rows(),
         scales={
             'quick': small_scale('quick', STREETS),
+            'camvid_quick': small_scale('camvid_quick', 'CamVid at 120x160'),
             'paper': Scale('', (0,), note="The thesis' setting, one run each."),
         },
         notes='diversity: standard deviation of features over codes, in standard deviations of a '
