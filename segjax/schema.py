@@ -769,13 +769,13 @@ PREDICT = {
 BENCH_PARTS = ('train', 'evaluate', 'predict', 'input')
 """Parts of a stage that --mode bench can time."""
 BENCH = {
+    'repetitions': Field(10, 'Timed calls of --mode bench.', at_least(1)),
+    'warmup': Field(2, 'Untimed calls of --mode bench before the timed calls.', at_least(0)),
     'parts': Field(
         BENCH_PARTS,
         'Parts of a stage that --mode bench times. Without train, nothing is said about all steps.',
         bench_parts,
     ),
-    'repetitions': Field(10, 'Timed calls of --mode bench.', at_least(1)),
-    'warmup': Field(2, 'Untimed calls of --mode bench before the timed calls.', at_least(0)),
     'variants': Field(
         (),
         'Variants that --mode bench measures in turn with this config. A variant is '

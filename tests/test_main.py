@@ -220,7 +220,11 @@ def test_wrong_flags_and_keys(call, tmp_path, monkeypatch, arguments, fragments)
     'argument, fix',
     [
         ('--config.augment.flip.x=1', '--config.augment.flip=0.5'),
-        ('--config.bench=1', '--config.bench.repetitions=10'),
+        (
+            '--config.bench=1',
+            "--config.bench.parts=\"('train', 'evaluate', 'predict', 'input')\"",
+        ),
+        ('--config.evaluate=1', '--config.evaluate.batch_size=8'),
         ('--config.data.name=cityscapes', '--config.data.root=/data/cityscapes'),
         ('--config.data.name=camvid', '--config.data.root=/data/camvid'),
         ('--checkpoint=best', '--mode evaluate'),
