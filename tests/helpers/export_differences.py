@@ -19,8 +19,7 @@ from segjax import config as config_lib
 from segjax.config import config_file
 from segjax.core import parallel
 from segjax.errors import InputError
-from segjax.modes.bench import stages
-from segjax.modes.bench.stages import TimedRun, fresh_runs
+from segjax.modes.bench.stages import TimedRun, fresh_runs, prepare_train
 from segjax.modes.export import examples, page, program, uses
 from segjax.modes.export import run as export_run
 from segjax.modes.predict.run import PREDICTION, TILES
@@ -44,7 +43,7 @@ def with_data(timed: TimedRun) -> TimedRun:
     """Takes a step of a stage whose state holds collected data, which is empty at first."""
     if not timed.state.extra or not timed.stage.num_steps:
         return timed
-    state, _ = stages.prepare_train(timed).call()
+    state, _ = prepare_train(timed).call()
     return timed._replace(state=state)
 
 
