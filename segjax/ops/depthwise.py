@@ -106,21 +106,67 @@ def _forward(x, kernel, strides, dilation, zeros):
     return _fast(x, kernel, strides, dilation, zeros), (x, kernel)
 
 
-def _gradients_of_shifted(x, kernel, dy, strides, dilation, zeros):
+def _gradients_of_shifted(x, kernel, dy, **fixed):
     """Returns the gradients of `_shifted` to the image and to the kernel."""
-    fixed = dict(strides=strides, dilation=dilation, zeros=zeros)
-    dkernel = _kernel_gradient(x, kernel, dy, **fixed)
+    return _image_gradient(x, kernel, dy, **fixed), _kernel_gradient(x, kernel, dy, **fixed)
 
-    # dx[i] = sum_r kernel[r] dy[i + top - d r]: a correlation with the kernel turned around.
-    turned = tuple(
-        (d * (k - 1) - low, d * (k - 1) - high)
-        for (low, high), d, k in zip(zeros, dilation, kernel.shape[:2], strict=True)
-    )
-    if strides == 1 and min(itertools.chain(*turned)) >= 0:
-        return _shifted(dy, kernel[::-1, ::-1], 1, dilation, turned), dkernel
-    # With strides, XLA skips the zeros between the pixels of dy.
-    _, by_image = jax.vjp(lambda x: _shifted(x, kernel, **fixed), x)
-    return by_image(dy)[0], dkernel
+
+def _image_gradient(x, kernel, dy, strides, dilation, zeros):
+    """Returns dx[i] = sum of kernel[r] dy[q] over all taps r with strides q + d r = i + top.
+
+    Each remainder a of (i + top) / strides has its own taps, so dx is put together from
+    strides * strides correlations of dy.
+    """
+    axes = []
+    for n, z, d, k in zip(x.shape[1:3], zeros, dilation, kernel.shape[:2], strict=True):
+        axes.append(_Phases(n + sum(z), k, d, strides))
+    rows, columns = axes
+
+    # The front of dy is padded for the furthest tap, and its end for the last pixel.
+    fronts = [axis.front for axis in axes]
+    ends = [axis.size - n for axis, n in zip(axes, dy.shape[1:3], strict=True)]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    padded = jnp.pad(dy, ((0, 0), *zip(fronts, ends, strict=True), (0, 0))).astype(dtype)
+    kernel = kernel.astype(x.dtype).astype(dtype)
+
+    # dx at all pixels of a remainder along rows, and of a remainder along columns.
+    lines = []
+    for row_taps in rows.taps:
+        line = []
+        for column_taps in columns.taps:
+            dx = jnp.zeros((x.shape[0], rows.size, columns.size, x.shape[-1]), dtype)
+            for (top, r), (left, s) in itertools.product(row_taps, column_taps):
+                shifted = padded[:, top : top + rows.size, left : left + columns.size]
+                dx = dx + shifted * kernel[r, s, 0]
+            line.append(dx)
+        lines.append(jnp.stack(line, axis=3))
+    whole = jnp.stack(lines, axis=2)
+
+    # [B, h, strides, w, strides, C] to the image without its zeros.
+    whole = whole.reshape(len(x), rows.size * strides, columns.size * strides, x.shape[-1])
+    top, left = (low for low, _ in zeros)
+    return whole[:, top : top + x.shape[1], left : left + x.shape[2]].astype(x.dtype)
+
+
+class _Phases:
+    """Pixels of a padded axis by their remainder when divided by the strides.
+
+    size   pixels of each remainder
+    front  zeros in front of dy
+    taps   for each remainder, its pairs (first index into the padded dy, tap of the kernel)
+    """
+
+    def __init__(self, padded_size: int, taps: int, dilation: int, strides: int):
+        self.size = -(-padded_size // strides)
+        self.front = dilation * (taps - 1) // strides
+        self.taps = []
+        for remainder in range(strides):
+            pairs = []
+            for tap in range(taps):
+                whole, rest = divmod(remainder - dilation * tap, strides)
+                if rest == 0:
+                    pairs.append((self.front + whole, tap))
+            self.taps.append(pairs)
 
 
 def _kernel_gradient(x, kernel, dy, strides, dilation, zeros):
