@@ -10,6 +10,7 @@ products takes this share of its time:
 
 import functools
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ def _image_gradient(x, kernel, dy, strides, dilation, zeros):
     """
     axes = []
     for n, z, d, k in zip(x.shape[1:3], zeros, dilation, kernel.shape[:2], strict=True):
-        axes.append(_Phases(n + sum(z), k, d, strides))
+        axes.append(_remainders(n + sum(z), k, d, strides))
     rows, columns = axes
 
     # The front of dy is padded for the furthest tap, and its end for the last pixel.
@@ -148,7 +149,7 @@ def _image_gradient(x, kernel, dy, strides, dilation, zeros):
     return whole[:, top : top + x.shape[1], left : left + x.shape[2]].astype(x.dtype)
 
 
-class _Phases:
+class _Remainders(NamedTuple):
     """Pixels of a padded axis by their remainder when divided by the strides.
 
     size   pixels of each remainder
@@ -156,17 +157,23 @@ class _Phases:
     taps   for each remainder, its pairs (first index into the padded dy, tap of the kernel)
     """
 
-    def __init__(self, padded_size: int, taps: int, dilation: int, strides: int):
-        self.size = -(-padded_size // strides)
-        self.front = dilation * (taps - 1) // strides
-        self.taps = []
-        for remainder in range(strides):
-            pairs = []
-            for tap in range(taps):
-                whole, rest = divmod(remainder - dilation * tap, strides)
-                if rest == 0:
-                    pairs.append((self.front + whole, tap))
-            self.taps.append(pairs)
+    size: int
+    front: int
+    taps: list[list[tuple[int, int]]]
+
+
+def _remainders(padded_size: int, taps: int, dilation: int, strides: int) -> _Remainders:
+    """Returns the remainders of an axis, which with its zeros has `padded_size` pixels."""
+    front = dilation * (taps - 1) // strides
+    by_remainder = []
+    for remainder in range(strides):
+        pairs = []
+        for tap in range(taps):
+            pixel, rest = divmod(remainder - dilation * tap, strides)
+            if rest == 0:
+                pairs.append((front + pixel, tap))
+        by_remainder.append(pairs)
+    return _Remainders(-(-padded_size // strides), front, by_remainder)
 
 
 def _kernel_gradient(x, kernel, dy, strides, dilation, zeros):
