@@ -53,7 +53,9 @@ RUNS = {
         'semantic_inpainting.py:bedroom,sem=none', 'ade20k_bedroom'
     ),
     'shape_classifier': Rehearsed('shape_classifier.py', 'coco_panoptic'),
-    'label_to_image': Rehearsed('label_to_image.py', 'cityscapes_all'),
+    'label_to_image': Rehearsed(
+        'label_to_image.py', 'cityscapes_all', {'painter.weights.vgg': 0.0}
+    ),
     # The unit of the depth files changes no time.
     'std2p': Rehearsed('std2p.py', 'nyu_depth', {'data.rgbd.depth_scale': 1000.0}),
     'dropout_codes': Rehearsed('dropout_codes.py:features=random', 'lfw'),
