@@ -42,6 +42,14 @@ class Rehearsed(NamedTuple):
     keys: Mapping[str, Any] = types.MappingProxyType({})
 
 
+FEW_MEMBERS = (
+    'victim_members=train:draw(2)',
+    'victim_non_members=train:draw(2)',
+    'shadow_members=train:draw(2)',
+    'shadow_non_members=train:draw(2)',
+)
+"""Lists of members that few images can fill."""
+
 RUNS = {
     'supervised': Rehearsed('supervised.py', 'cityscapes'),
     'noise_cyclegan': Rehearsed('noise_cyclegan.py', 'cityscapes'),
@@ -63,7 +71,8 @@ RUNS = {
     'conditional_gan': Rehearsed('conditional_gan.py:features=random', 'lfw'),
     'pixel_neighbours': Rehearsed('pixel_neighbours.py:features=random', 'lfw'),
     'dense_features': Rehearsed('dense_features.py', 'cityscapes'),
-    'membership': Rehearsed('membership.py', 'cityscapes'),
+    # The published lists need all images.
+    'membership': Rehearsed('membership.py', 'cityscapes', {'data.lists': FEW_MEMBERS}),
 }
 """The trainings, by name. Nets that would be loaded and never train are random or left out."""
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from segjax.errors import unknown_name
+from segjax.errors import InputError, unknown_name
 from segjax.ops.conv import FORMS, sides
 
 
@@ -45,9 +45,17 @@ def depthwise_conv(
 
     Returns:
       [B, h, w, C] in the dtype of x, with h and w as in `ops.conv.conv2d`.
+
+    Raises:
+      InputError: the kernel has other channels, or `forms` is unknown.
     """
     if forms not in FORMS:
         raise unknown_name('forms', forms, FORMS)
+    # A kernel of one channel would be broadcast in silence.
+    if kernel.shape[2:] != (1, x.shape[-1]):
+        raise InputError(
+            'kernel', got=f'shape {kernel.shape}', expected=f'[kh, kw, 1, {x.shape[-1]}]'
+        )
     zeros = sides(x.shape[1:3], kernel.shape[:2], strides, dilation, padding)
     form = _fast if forms == 'fast' else _grouped
     return form(x, kernel, strides, tuple(dilation), zeros)

@@ -62,6 +62,13 @@ def test_it_is_the_loop(size, strides, dilation, padding, forms):
     np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('shape', [(3, 3, 1, 1), (3, 3, 3, 1), (3, 3, 1, 6)])
+@pytest.mark.parametrize('forms', FORMS)
+def test_a_kernel_of_other_channels_is_refused(shape, forms):
+    with pytest.raises(InputError, match=r'\[kh, kw, 1, 3\]'):
+        depthwise_conv(jnp.zeros((2, 8, 9, 3)), jnp.zeros(shape), forms=forms)
+
+
 @pytest.mark.parametrize('size, strides, dilation, padding', CASES)
 @pytest.mark.parametrize('forms', FORMS)
 def test_gradients_are_the_adjoint_of_the_loop(size, strides, dilation, padding, forms):
