@@ -91,7 +91,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         )
     for name in ('images', 'batch', 'batches', 'rounds'):
         options.at_least(f'--{name}', getattr(args, name), 1)
-    args.formats = args.formats.split(',')
+    options.above_0('--limit', args.limit, 600)
+    args.formats = list(dict.fromkeys(args.formats.split(',')))
     for name in args.formats:
         if name not in FORMATS:
             raise unknown_name('--formats', name, FORMATS)

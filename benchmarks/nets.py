@@ -76,6 +76,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options.at_least('--batch', args.batch, 1)
     options.at_least('--rounds', args.rounds, 1)
     options.at_least('--warmup', args.warmup, 0)
+    options.above_0('--limit', args.limit, 1800)
     if not 0 < args.width <= 1:
         raise InputError(
             '--width', got=str(args.width), expected='a factor above 0, at most 1', fix='--width 1'

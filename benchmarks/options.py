@@ -56,6 +56,12 @@ def at_least(name: str, value: int, smallest: int) -> None:
         )
 
 
+def above_0(name: str, value: float, usual: float) -> None:
+    """Raises InputError for a value of 0 or less. The fix is the usual value."""
+    if not value > 0:
+        raise InputError(name, got=f'{value:g}', expected='above 0', fix=f'{name} {usual:g}')
+
+
 def whole_numbers(name: str, text: str) -> list[int]:
     """Returns the numbers of a text such as '1,2,4'.
 
@@ -138,17 +144,40 @@ class Report(NamedTuple):
 
 
 def report(path: str) -> Report:
-    """Returns the report PATH.json and PATH.md, in a folder that it makes."""
+    """Returns the report PATH.json and PATH.md, in a folder that it makes.
+
+    Raises:
+      InputError: the path has no name, or its folder cannot be made.
+    """
     base = pathlib.Path(path).absolute()
-    base.parent.mkdir(parents=True, exist_ok=True)
+    fix = '--output runs/report'
+    if not pathlib.Path(path).name:
+        raise InputError('--output', got=repr(path), expected='PATH of PATH.json', fix=fix)
+    try:
+        base.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = f'{base.parent}: {error.strerror}'
+        raise InputError('--output', got=got, expected='a folder to write to', fix=fix) from None
     return Report(base.with_name(f'{base.name}.json'), base.with_name(f'{base.name}.md'))
 
 
 def run_main(main: Callable[[Sequence[str]], Any]) -> NoReturn:
-    """Calls a main function with the command line. An InputError becomes text and an exit code."""
+    """Calls a main function with the command line, and ends the process.
+
+    An InputError becomes text. The exit code says whether any part failed.
+    """
     try:
-        main(sys.argv[1:])
+        record = main(sys.argv[1:])
     except InputError as error:
         print(f'error: {error}', file=sys.stderr, flush=True)
         sys.exit(EXIT_WRONG)
-    sys.exit(0)
+    sys.exit(EXIT_WRONG if has_errors(record) else 0)
+
+
+def has_errors(record: Any) -> bool:
+    """Returns whether a record has an 'error', or 'errors' with entries, at any depth."""
+    if not isinstance(record, Mapping):
+        return False
+    if 'error' in record or record.get('errors'):
+        return True
+    return any(has_errors(value) for value in record.values())

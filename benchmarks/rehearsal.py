@@ -95,11 +95,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for name in ('images', 'steps'):
         options.at_least(f'--{name}', getattr(args, name), 1)
-    for name, usual in (('rate', 100), ('bandwidth', 3)):
-        value = getattr(args, name)
-        if not value > 0:
-            fix = f'--{name} {usual}'
-            raise InputError(f'--{name}', got=f'{value:g}', expected='above 0', fix=fix)
+    for name, usual in (('rate', 100), ('bandwidth', 3), ('limit', 1800)):
+        options.above_0(f'--{name}', getattr(args, name), usual)
 
     # The trainings whose data set is named.
     args.data = dict(folder_of(text) for text in args.data)

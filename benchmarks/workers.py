@@ -42,6 +42,7 @@ class Worker:
         """
         self.name = name
         self._log = log
+        self._overdue = ''
         self._replies: queue.Queue[str] = queue.Queue()
         with log.open('ab') as file:
             self._process = subprocess.Popen(
@@ -81,6 +82,8 @@ class Worker:
           WorkerError: the command failed, or the process ended or took too long.
         """
         assert self._process.stdin is not None
+        if self._overdue:
+            raise WorkerError(f'{self.name}: stopped, because {self._overdue}')
         try:
             self._process.stdin.write(json.dumps({'command': command, **arguments}) + '\n')
             self._process.stdin.flush()
@@ -89,7 +92,8 @@ class Worker:
             line = ''
         except queue.Empty:
             self._process.kill()
-            raise WorkerError(f'{self.name}: {command} took more than {limit:.0f} s') from None
+            self._overdue = f'{command} took more than {limit:.0f} s'
+            raise WorkerError(f'{self.name}: {self._overdue}') from None
 
         # The end of the output, a line that is no reply, or a reply.
         if not line:

@@ -3,7 +3,8 @@
 Kernels are [kh, kw, in, out] and are cast to the dtype of the input. The weight gradient has the
 kernel's own dtype. Every map exists in two forms that agree to rounding: 'fast', and 'naive'. The
 naive form is the simplest code and the reference of the tests. A form is chosen where the map is
-used (an attribute of the module), never globally.
+used (an attribute of the module), never globally. Inside `jax.shard_map`, gradients of fast forms
+need `check_vma=False`, which `core/parallel.py` sets.
 """
 
 import functools
@@ -77,7 +78,7 @@ def sides(
       padding: number of zeros on every side, None or 'same'.
 
     Raises:
-      InputError: `padding` is neither a number, None nor 'same'.
+      InputError: `padding` is neither a number of at least 0, None nor 'same'.
     """
     spans = [d * (k - 1) for k, d in zip(taps, dilation, strict=True)]
     if padding is None:
@@ -89,7 +90,7 @@ def sides(
         ]
         before = [n // 2 for n in total]
         after = [n - n // 2 for n in total]
-    elif isinstance(padding, int):
+    elif isinstance(padding, int) and padding >= 0:
         before = after = [padding, padding]
     else:
         raise InputError(

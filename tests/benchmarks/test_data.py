@@ -21,12 +21,17 @@ from segjax.errors import InputError
         (['--counts', ''], '--counts', '--counts 1,2'),
         (['--images', '0'], '--images', '--images 1'),
         (['--rounds', '0'], '--rounds', '--rounds 1'),
+        (['--limit', '-1'], '--limit', '--limit 600'),
     ],
 )
 def test_wrong_arguments(argv, where, fix):
     with pytest.raises(InputError) as caught:
         data.parse(argv)
     assert (caught.value.where, caught.value.fix) == (where, fix)
+
+
+def test_a_format_that_is_named_twice_is_measured_once():
+    assert data.parse(['--formats', 'png,jpeg,png']).formats == ['png', 'jpeg']
 
 
 def test_readers_of_equal_counts_are_neighbours():

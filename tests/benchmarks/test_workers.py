@@ -47,6 +47,8 @@ def test_a_worker_that_dies_says_its_last_words(worker):
 def test_a_worker_that_hangs_is_ended(worker):
     with pytest.raises(WorkerError, match='fake: call took more than 0 s'):
         worker.ask('call', limit=0.2, part='hang')
+    with pytest.raises(WorkerError, match='fake: stopped, because call took more than 0 s'):
+        worker.ask('call', part='train')
 
 
 def test_a_line_that_is_no_reply_is_an_error(tmp_path):

@@ -109,6 +109,11 @@ def test_same_padding_has_less_in_front_of_an_even_axis():
         conv.sides((6, 9), (3, 3), 2, (1, 1), 'SAME')
 
 
+def test_negative_padding_is_refused():
+    with pytest.raises(InputError, match='got:      -1'):
+        conv.sides((6, 9), (3, 3), 1, (1, 1), -1)
+
+
 def test_conv2d_pads_as_scipy_does():
     x = normal(0, 1, 8, 7, 1)
     kernel = normal(1, 3, 3, 1, 1)

@@ -135,6 +135,19 @@ def test_a_gpu_gets_the_grouped_convolution():
     assert grouped['cpu'] == 0 and grouped['cuda'] >= 2
 
 
+@pytest.mark.parametrize('forms', FORMS)
+def test_an_image_smaller_than_the_kernel_has_gradients_of_zero(forms):
+    x = normal(0, 1, 2, 4, 3)
+    kernel = normal(1, 3, 3, 1, 3)
+
+    def total(x, kernel):
+        return depthwise_conv(x, kernel, forms=forms, padding=0).sum()
+
+    dx, dk = jax.grad(total, (0, 1))(x, kernel)
+    np.testing.assert_array_equal(dx, np.zeros_like(x))
+    np.testing.assert_array_equal(dk, np.zeros_like(kernel))
+
+
 def test_unknown_forms_are_answered():
     with pytest.raises(InputError, match="did you mean 'naive'"):
         depthwise_conv(normal(0, 1, 4, 4, 1), normal(1, 3, 3, 1, 1), forms='naiv')

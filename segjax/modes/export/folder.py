@@ -30,10 +30,17 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Args:
       folder: does not exist.
+
+    Raises:
+      InputError: the folder cannot be made.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f'.{uuid.uuid4().hex}.partial')
-    partial.mkdir()
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        got = f'{folder.parent}: {error.strerror}'
+        fix = 'another --output, as --output=some/folder'
+        raise InputError('--output', got=got, expected='a folder to write to', fix=fix) from None
     try:
         yield partial
         check_absent(folder)  # another process may have made it

@@ -14,7 +14,7 @@ from predicting import CLASSES, make_stage, noise
 from segjax import config as config_lib
 from segjax.errors import InputError
 from segjax.modes import export
-from segjax.modes.export import examples, page, program, uses
+from segjax.modes.export import examples, folder, page, program, uses
 from segjax.protocol import Prediction, TrainState
 from segjax.spec import Feature
 
@@ -208,6 +208,15 @@ def test_a_stage_that_cannot_predict_is_refused(call):
 def test_a_pipeline_that_cannot_predict_is_refused(call):
     with pytest.raises(InputError, match='--mode export'):
         call(make_stage())
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+    (tmp_path / 'file').write_text('mine')
+    with (
+        pytest.raises(InputError, match='a folder to write to'),
+        folder.new_folder(tmp_path / 'file/exported'),
+    ):
+        pytest.fail('there is no folder')
 
 
 def test_a_folder_that_exists_stays_as_it_is(call, tmp_path):
