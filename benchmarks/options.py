@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from benchmarks.workers import ROOT
+from segjax.core import paths
 from segjax.errors import EXIT_WRONG, InputError
 
 ENVIRONMENT = (
@@ -150,14 +151,11 @@ def report(path: str) -> Report:
       InputError: the path has no name, or its folder cannot be made.
     """
     base = pathlib.Path(path).absolute()
-    fix = '--output runs/report'
     if not pathlib.Path(path).name:
-        raise InputError('--output', got=repr(path), expected='PATH of PATH.json', fix=fix)
-    try:
-        base.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        got = f'{base.parent}: {error.strerror}'
-        raise InputError('--output', got=got, expected='a folder to write to', fix=fix) from None
+        raise InputError(
+            '--output', got=repr(path), expected='PATH of PATH.json', fix='--output runs/report'
+        )
+    paths.make_folder('--output', base.parent)
     return Report(base.with_name(f'{base.name}.json'), base.with_name(f'{base.name}.md'))
 
 

@@ -74,6 +74,19 @@ def check_writable(where: str, folder: pathlib.Path) -> None:
         raise InputError(where, got=got, expected='a folder to write to', fix=fix)
 
 
+def make_folder(where: str, folder: pathlib.Path) -> None:
+    """Makes a folder with its parents. Raises InputError if the file system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            where,
+            got=f'{folder}: {error.strerror}',
+            expected='a folder to write to',
+            fix=f'another {where}, as {_flag(where)}=some/folder',
+        ) from None
+
+
 def check_config(config: Any, data_sections: Iterable[str] = ('data',)) -> None:
     """Raises InputError if a key of a config is an address instead of a path.
 

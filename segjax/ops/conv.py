@@ -3,8 +3,8 @@
 Kernels are [kh, kw, in, out] and are cast to the dtype of the input. The weight gradient has the
 kernel's own dtype. Every map exists in two forms that agree to rounding: 'fast', and 'naive'. The
 naive form is the simplest code and the reference of the tests. A form is chosen where the map is
-used (an attribute of the module), never globally. Inside `jax.shard_map`, gradients of fast forms
-need `check_vma=False`, which `core/parallel.py` sets.
+used (an attribute of the module), never globally. Gradients of fast forms need maps over devices
+with `check_vma=False`, as in `core/parallel.py`.
 """
 
 import functools

@@ -35,12 +35,7 @@ def new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
       InputError: the folder cannot be made.
     """
     partial = folder.with_name(f'.{uuid.uuid4().hex}.partial')
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        got = f'{folder.parent}: {error.strerror}'
-        fix = 'another --output, as --output=some/folder'
-        raise InputError('--output', got=got, expected='a folder to write to', fix=fix) from None
+    paths.make_folder('--output', partial)
     try:
         yield partial
         check_absent(folder)  # another process may have made it
